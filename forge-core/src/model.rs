@@ -1,0 +1,131 @@
+//! Language models, and providers that stand in for one and say so.
+
+use std::ops::Range;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+use crate::usage::Quantity;
+use crate::{Adapter, ExecutionContext, OperationKey, Result};
+
+/// Who said it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Speaker {
+    /// The host's instructions.
+    System,
+    /// The person, or the document that they brought.
+    User,
+    /// The model.
+    Assistant,
+}
+
+/// One message.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Message {
+    /// Who said it.
+    pub speaker: Speaker,
+    /// What.
+    pub text: String,
+}
+
+impl Message {
+    /// The host's instructions.
+    pub fn system(text: impl Into<String>) -> Self {
+        Self { speaker: Speaker::System, text: text.into() }
+    }
+
+    /// What the person brought.
+    pub fn user(text: impl Into<String>) -> Self {
+        Self { speaker: Speaker::User, text: text.into() }
+    }
+}
+
+/// What is asked of a model.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct CompletionRequest {
+    /// The conversation.
+    pub messages: Vec<Message>,
+    /// The most tokens to write; characters / 4 for providers without tokens.
+    pub max_tokens: u32,
+    /// Stable over retries; a provider that knows idempotency keys sends it. Set by the guard.
+    pub key: Option<OperationKey>,
+}
+
+impl CompletionRequest {
+    /// A request for at most 1,024 tokens.
+    pub fn new(messages: Vec<Message>) -> Self {
+        Self { messages, max_tokens: 1024, key: None }
+    }
+
+    /// Sets the most tokens to write.
+    #[must_use]
+    pub fn with_max_tokens(mut self, max_tokens: u32) -> Self {
+        self.max_tokens = max_tokens;
+        self
+    }
+}
+
+/// Where a sentence of an answer comes from: bytes of the last user message.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Citation {
+    /// The span in the answer.
+    pub answer: Range<usize>,
+    /// The span in the last user message.
+    pub source: Range<usize>,
+}
+
+/// A model's answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Completion {
+    /// The text.
+    pub text: String,
+    /// The model that answered, as its provider reports it.
+    pub model: String,
+    /// The provider's id of the response, where it gives one: what a repeated call is really billed by.
+    pub response_id: Option<String>,
+    /// Source spans, where the provider cites.
+    pub citations: Vec<Citation>,
+    /// What was used, as the provider counts it; never estimated.
+    pub quantity: Quantity,
+}
+
+/// What a provider can do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ModelCapability {
+    /// It is a language model. False for a provider that only extracts: reports must say so.
+    pub language_model: bool,
+    /// Answers carry source spans.
+    pub citations: bool,
+    /// Text leaves this process.
+    pub remote: bool,
+}
+
+impl ModelCapability {
+    /// The abilities, named.
+    pub const fn new(language_model: bool, citations: bool, remote: bool) -> Self {
+        Self { language_model, citations, remote }
+    }
+}
+
+/// Answers.
+///
+/// # Contract
+/// One attempt a call. `quantity` is what the provider counted; a provider that does not count says zero tokens. A
+/// provider that is not a language model declares it.
+#[async_trait]
+pub trait LanguageModel: Adapter {
+    /// Answers a conversation.
+    ///
+    /// # Errors
+    /// `InvalidInput`, `RateLimited`, `Unavailable`, `Timeout`, `Unauthenticated`.
+    async fn complete(&self, ctx: &ExecutionContext, request: CompletionRequest) -> Result<Completion>;
+
+    /// The model's name, as policies and prices know it, such as `local/extractive-1`.
+    fn model(&self) -> &str;
+
+    /// What it can do.
+    fn capability(&self) -> ModelCapability;
+}

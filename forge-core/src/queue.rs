@@ -1,0 +1,257 @@
+//! Work for later: the producing side (called for somebody) and the consuming side (machinery).
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::error::ErrorReport;
+use crate::{Adapter, ExecutionContext, HealthCheck, OperationKey, Result, SealedContext, Slug, TaskId, TenantId, Timestamp};
+
+/// A task to be queued. The tenant is the context's; nothing here can choose another.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct NewTask {
+    /// Which handler.
+    pub name: Slug,
+    /// Its arguments. Behind the guard, personal data in it rests as reversible tokens.
+    pub payload: Value,
+    /// Not before this long from now.
+    pub delay: Duration,
+    /// A task with the key of one that is not finished is that one.
+    pub unique: Option<OperationKey>,
+    /// Retries after the first try; 3 by default.
+    pub max_retries: u32,
+    /// Given up after this long; 24 hours by default.
+    pub expires: Duration,
+}
+
+impl NewTask {
+    /// A task, now, with the defaults.
+    pub fn new(name: Slug, payload: Value) -> Self {
+        Self { name, payload, delay: Duration::ZERO, unique: None, max_retries: 3, expires: Duration::from_secs(24 * 3600) }
+    }
+
+    /// Not before this long from now.
+    #[must_use]
+    pub fn with_delay(mut self, delay: Duration) -> Self {
+        self.delay = delay;
+        self
+    }
+
+    /// At most one unfinished task with this key.
+    #[must_use]
+    pub fn with_unique(mut self, key: OperationKey) -> Self {
+        self.unique = Some(key);
+        self
+    }
+
+    /// Retries after the first try.
+    #[must_use]
+    pub fn with_max_retries(mut self, n: u32) -> Self {
+        self.max_retries = n;
+        self
+    }
+}
+
+/// Where a task is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum TaskState {
+    /// Waiting for its time or for a worker.
+    Ready,
+    /// With a worker.
+    Leased,
+    /// Done, with the handler's answer.
+    Succeeded {
+        /// The answer.
+        result: Value,
+    },
+    /// Given up: a dead letter.
+    Dead {
+        /// Why.
+        report: ErrorReport,
+    },
+    /// Cancelled before it ran to its end.
+    Cancelled,
+}
+
+/// A task as its tenant sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TaskStatus {
+    /// Which.
+    pub id: TaskId,
+    /// Of which handler.
+    pub name: Slug,
+    /// Tries begun.
+    pub attempts: u32,
+    /// Where it is.
+    pub state: TaskState,
+}
+
+/// How much a tenant has waiting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct QueueDepth {
+    /// Waiting.
+    pub ready: u64,
+    /// With a worker.
+    pub leased: u64,
+    /// Given up.
+    pub dead: u64,
+}
+
+/// What a queue can do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct QueueCapability {
+    /// Tasks survive a crash.
+    pub durable: bool,
+    /// Tenants are served in turn.
+    pub fair: bool,
+    /// Largest payload in bytes.
+    pub payload_max_size: usize,
+}
+
+impl QueueCapability {
+    /// The abilities, named.
+    pub const fn new(durable: bool, fair: bool, payload_max_size: usize) -> Self {
+        Self { durable, fair, payload_max_size }
+    }
+}
+
+/// The producing side.
+///
+/// # Contract
+/// A task is durable when `enqueue` returns. Another tenant's task is not there. The context travels sealed.
+#[async_trait]
+pub trait TaskQueue: Adapter {
+    /// Queues a task.
+    ///
+    /// # Errors
+    /// `InvalidInput` if it is too large; `Unavailable`.
+    async fn enqueue(&self, ctx: &ExecutionContext, task: NewTask) -> Result<TaskId>;
+
+    /// Where a task is.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    async fn status(&self, ctx: &ExecutionContext, id: TaskId) -> Result<TaskStatus>;
+
+    /// Cancels a task that is not finished; returns whether it was cancelled.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    async fn cancel(&self, ctx: &ExecutionContext, id: TaskId) -> Result<bool>;
+
+    /// How much the tenant has waiting.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    async fn depth(&self, ctx: &ExecutionContext) -> Result<QueueDepth>;
+
+    /// What it can do.
+    fn capability(&self) -> QueueCapability;
+}
+
+/// A task held by a worker until `until`, under a fencing token: a later lease of the same task has a higher one.
+#[derive(Debug, Clone)]
+pub struct Lease {
+    /// Whose.
+    pub tenant: TenantId,
+    /// Which.
+    pub id: TaskId,
+    /// Of which handler.
+    pub name: Slug,
+    /// Which queue it came from, as the seal names it.
+    pub queue: String,
+    /// The arguments, as they rest.
+    pub payload: Value,
+    /// The context, sealed to this task.
+    pub context: SealedContext,
+    /// Which try, from 1.
+    pub attempt: u32,
+    /// Retries after the first try.
+    pub max_retries: u32,
+    /// The fencing token.
+    pub fence: u64,
+    /// Until when it is held.
+    pub until: Timestamp,
+}
+
+/// What a worker asks for.
+#[derive(Debug, Clone)]
+pub struct LeaseRequest {
+    /// The handlers it has.
+    pub names: Vec<Slug>,
+    /// At most so many.
+    pub max: usize,
+    /// Held for so long.
+    pub visibility: Duration,
+}
+
+/// What to do with a task that failed.
+#[derive(Debug, Clone)]
+pub enum Nack {
+    /// Try again after so long.
+    Retry {
+        /// How long.
+        after: Duration,
+        /// Why it failed.
+        report: ErrorReport,
+    },
+    /// Give up: a dead letter.
+    Dead {
+        /// Why.
+        report: ErrorReport,
+    },
+}
+
+/// The consuming side, for workers. No context: each lease carries its own, sealed.
+///
+/// # Contract
+/// A task is with one worker at a time; a lease that ran out is given again with a higher fence. `renew`, `ack` and `nack` of
+/// an old fence are `LeaseLost` and change nothing. Tenants are served in turn.
+#[async_trait]
+pub trait Broker: HealthCheck + std::fmt::Debug + Send + Sync + 'static {
+    /// Takes tasks that are due; empty if there are none.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    async fn lease(&self, request: &LeaseRequest) -> Result<Vec<Lease>>;
+
+    /// Holds on for so long from now.
+    ///
+    /// # Errors
+    /// `LeaseLost`.
+    async fn renew(&self, lease: &Lease, visibility: Duration) -> Result<Timestamp>;
+
+    /// Done.
+    ///
+    /// # Errors
+    /// `LeaseLost`.
+    async fn ack(&self, lease: &Lease, result: Value) -> Result<()>;
+
+    /// Failed.
+    ///
+    /// # Errors
+    /// `LeaseLost`.
+    async fn nack(&self, lease: &Lease, nack: Nack) -> Result<()>;
+
+    /// Waits until something may be due, at most so long. Spurious wake-ups are allowed.
+    async fn wait(&self, at_most: Duration);
+}
+
+/// Does the work of one kind of task.
+///
+/// # Contract
+/// May run again after a crash: an effect in it goes through the guard with a key. The error's retryability decides what
+/// follows.
+#[async_trait]
+pub trait TaskHandler: std::fmt::Debug + Send + Sync + 'static {
+    /// Does it; the answer is kept as the task's result.
+    ///
+    /// # Errors
+    /// Any kind.
+    async fn handle(&self, ctx: &ExecutionContext, task: &Lease) -> Result<Value>;
+}

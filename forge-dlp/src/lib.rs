@@ -1,0 +1,1 @@
+//! Finding and replacing personal data and secrets, and the keys that make it reversible.

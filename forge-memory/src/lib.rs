@@ -1,0 +1,1 @@
+//! What agents remember: vector stores, embedders and language-model providers.

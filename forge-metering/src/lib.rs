@@ -1,0 +1,1 @@
+//! The usage ledger, the price book and quotas.

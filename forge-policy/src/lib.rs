@@ -1,0 +1,1 @@
+//! Rego decisions in process and the tamper-evident audit log.

@@ -1,0 +1,1 @@
+//! Tasks that survive a crash, the workflow engine and its journal.

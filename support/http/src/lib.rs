@@ -1,0 +1,1 @@
+//! The one HTTP client of Forge: deadlines, Retry-After, redacted errors, single attempts.

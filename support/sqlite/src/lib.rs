@@ -1,0 +1,1 @@
+//! Opening SQLite the one way that Forge trusts: pragmas, lock, migrations.

@@ -1,0 +1,1 @@
+//! Stand-in servers and launchers for tests and examples.
