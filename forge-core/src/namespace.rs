@@ -1,8 +1,8 @@
 //! The only way to a storage key.
 //!
 //! ```
-//! use forge_core::{Namespace, Owner, Slug, testing};
-//! let ctx = testing::context("acme", "ana", "analyst");
+//! use forge_core::{ExecutionContext, Namespace, Principal, RequestId, Slug};
+//! let ctx = ExecutionContext::issue(Principal::employee("acme", "ana", "analyst")?, RequestId::fixed(1));
 //! let mine = Namespace::of(&ctx, Slug::parse("notes")?);
 //! assert_eq!(mine.to_string(), "acme:ana:notes");
 //! let shared = Namespace::shared(&ctx, Slug::parse("firm")?, Slug::parse("playbook")?);

@@ -1,0 +1,73 @@
+//! The thread that writes: one transaction for all that waits (group commit), a savepoint for each job.
+//!
+//! A job that fails undoes its own savepoint and nothing else. Answers go out after the commit, so that what was
+//! acknowledged is on the disk.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use forge_core::{Error, ErrorKind, Result};
+use rusqlite::{Connection, Transaction, TransactionBehavior};
+use tokio::sync::mpsc;
+
+use crate::error::error;
+
+/// Work inside the transaction, or word that there is none; gives back what to do once the commit is known.
+pub(crate) type Job = Box<dyn FnOnce(Result<&Transaction<'_>, Arc<Error>>) -> Answer + Send>;
+/// Told whether the commit went well.
+pub(crate) type Answer = Box<dyn FnOnce(std::result::Result<(), Arc<Error>>) + Send>;
+
+/// At most so many jobs in one transaction, so that no caller waits for an endless one.
+const MAX_BATCH: usize = 512;
+
+/// Runs until the last sender is gone; what was queued before that is written.
+pub(crate) fn run(mut db: Connection, mut jobs: mpsc::Receiver<Job>, closed: &AtomicBool) {
+    let mut batch = Vec::with_capacity(MAX_BATCH);
+    while jobs.blocking_recv_many(&mut batch, MAX_BATCH) > 0 {
+        commit(&mut db, std::mem::take(&mut batch));
+    }
+    if let Err(e) = db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())) {
+        tracing::debug!(error = %e, "the last checkpoint was left to the next open");
+    }
+    closed.store(true, Ordering::Release);
+}
+
+fn commit(db: &mut Connection, batch: Vec<Job>) {
+    let begun = db.transaction_with_behavior(TransactionBehavior::Immediate).map_err(error("sqlite.begin"));
+    let (answers, verdict): (Vec<Answer>, _) = match begun {
+        Ok(tx) => {
+            let answers = batch.into_iter().map(|job| job(Ok(&tx))).collect();
+            (answers, tx.commit().map_err(error("sqlite.commit")).map_err(Arc::new))
+        }
+        Err(e) => {
+            let e = Arc::new(e);
+            (batch.into_iter().map(|job| job(Err(e.clone()))).collect(), Err(e))
+        }
+    };
+    for answer in answers {
+        answer(verdict.clone());
+    }
+}
+
+/// Runs one job in a savepoint: its error undoes its own writes.
+pub(crate) fn in_savepoint<T>(
+    tx: Result<&Transaction<'_>, Arc<Error>>,
+    work: impl FnOnce(&Transaction<'_>) -> Result<T>,
+) -> Result<T> {
+    let tx = tx.map_err(|e| shared(&e))?;
+    tx.execute_batch("SAVEPOINT job").map_err(error("sqlite.savepoint"))?;
+    let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work(tx)))
+        .unwrap_or_else(|_| Err(Error::unexpected("sqlite.write", "the job panicked; nothing of it was written")));
+    let end = if outcome.is_ok() { "RELEASE job" } else { "ROLLBACK TO job; RELEASE job" };
+    tx.execute_batch(end).map_err(error("sqlite.savepoint"))?;
+    outcome
+}
+
+/// The commit's error for each of the callers that shared it.
+pub(crate) fn shared(e: &Arc<Error>) -> Error {
+    e.report().into_error("sqlite.commit")
+}
+
+pub(crate) fn stopped() -> Error {
+    Error::new(ErrorKind::Unavailable, "sqlite.write", "the database is closed").with_adapter("sqlite")
+}
