@@ -9,7 +9,8 @@ use crate::policy::Verdict;
 use crate::redact::EntityKind;
 use crate::slot::Slot;
 use crate::{
-    Adapter, DecisionId, Digest, EmployeeId, EventId, ExecutionContext, OperationKey, RequestId, Result, Role, RunId, TenantId, Timestamp,
+    Adapter, DecisionId, Digest, EmployeeId, EventId, ExecutionContext, OperationKey, RequestId, Result, Role, RunId,
+    TenantId, Timestamp,
 };
 
 /// One thing to keep. Flags, ids, codes and keyed digests; never a payload.

@@ -288,7 +288,14 @@ pub trait Journal: HealthCheck + std::fmt::Debug + Send + Sync + 'static {
     ///
     /// # Errors
     /// `Conflict` if another holds it; `NotFound`.
-    async fn claim(&self, tenant: &TenantId, run: RunId, owner: &str, now: Timestamp, until: Timestamp) -> Result<Claim>;
+    async fn claim(
+        &self,
+        tenant: &TenantId,
+        run: RunId,
+        owner: &str,
+        now: Timestamp,
+        until: Timestamp,
+    ) -> Result<Claim>;
 
     /// Holds on until `until`.
     ///

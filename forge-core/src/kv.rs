@@ -88,7 +88,14 @@ pub trait KeyValue: Adapter {
     ///
     /// # Errors
     /// `Conflict` as the mode says; `TenantMismatch`, `InvalidInput`, `Unavailable`.
-    async fn put(&self, ctx: &ExecutionContext, namespace: &Namespace, key: &str, value: Bytes, options: PutOptions) -> Result<u64>;
+    async fn put(
+        &self,
+        ctx: &ExecutionContext,
+        namespace: &Namespace,
+        key: &str,
+        value: Bytes,
+        options: PutOptions,
+    ) -> Result<u64>;
 
     /// Deletes; returns whether it was there.
     ///

@@ -54,8 +54,8 @@ pub use context::{ContextRecord, ExecutionContext, Principal, SealedContext, Sea
 pub use error::{Error, ErrorKind, ErrorReport, Result, Retryability};
 pub use health::{Adapter, Depth, Health, HealthCheck, Status};
 pub use id::{
-    ApprovalId, CaseId, DecisionId, Digest, EmployeeId, EventId, OperationKey, RequestId, Role, RunId, SessionId, Slug, TaskId, TenantId,
-    ToolName, UserId,
+    ApprovalId, CaseId, DecisionId, Digest, EmployeeId, EventId, OperationKey, RequestId, Role, RunId, SessionId, Slug,
+    TaskId, TenantId, ToolName, UserId,
 };
 pub use money::{Currency, Money};
 pub use namespace::{Namespace, Owner};

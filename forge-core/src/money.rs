@@ -91,7 +91,8 @@ impl Money {
                 .with("left", self.currency.to_string())
                 .with("right", other.currency.to_string()));
         }
-        let amount = self.amount.checked_add(other.amount).ok_or_else(|| Error::invalid("money.add", "the sum is too large"))?;
+        let amount =
+            self.amount.checked_add(other.amount).ok_or_else(|| Error::invalid("money.add", "the sum is too large"))?;
         Ok(Self { amount, currency: self.currency })
     }
 
@@ -100,7 +101,8 @@ impl Money {
     /// # Errors
     /// `InvalidInput` for a product beyond 28 digits.
     pub fn checked_mul(self, times: Decimal) -> Result<Self> {
-        let amount = self.amount.checked_mul(times).ok_or_else(|| Error::invalid("money.mul", "the product is too large"))?;
+        let amount =
+            self.amount.checked_mul(times).ok_or_else(|| Error::invalid("money.mul", "the product is too large"))?;
         Ok(Self { amount, currency: self.currency })
     }
 }

@@ -6,7 +6,9 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use crate::redact::EntityKind;
-use crate::{Adapter, DecisionId, Digest, EmployeeId, ExecutionContext, RequestId, Result, Role, SecurityLevel, Slug, TenantId};
+use crate::{
+    Adapter, DecisionId, Digest, EmployeeId, ExecutionContext, RequestId, Result, Role, SecurityLevel, Slug, TenantId,
+};
 
 /// What a policy knows of a call: names, flags, tags and keyed digests, the same in process and for a remote engine; never
 /// the payload.
@@ -44,7 +46,12 @@ pub struct PolicyInput {
 
 impl PolicyInput {
     /// The input of a call by this context; resource fields, tags and flags are empty.
-    pub fn new(ctx: &ExecutionContext, action: impl Into<String>, tool_name: impl Into<String>, effect: impl Into<String>) -> Self {
+    pub fn new(
+        ctx: &ExecutionContext,
+        action: impl Into<String>,
+        tool_name: impl Into<String>,
+        effect: impl Into<String>,
+    ) -> Self {
         Self {
             tenant_id: ctx.tenant().clone(),
             employee_id: ctx.employee().clone(),

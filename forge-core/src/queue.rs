@@ -7,7 +7,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::error::ErrorReport;
-use crate::{Adapter, ExecutionContext, HealthCheck, OperationKey, Result, SealedContext, Slug, TaskId, TenantId, Timestamp};
+use crate::{
+    Adapter, ExecutionContext, HealthCheck, OperationKey, Result, SealedContext, Slug, TaskId, TenantId, Timestamp,
+};
 
 /// A task to be queued. The tenant is the context's; nothing here can choose another.
 #[derive(Debug, Clone)]
@@ -30,7 +32,14 @@ pub struct NewTask {
 impl NewTask {
     /// A task, now, with the defaults.
     pub fn new(name: Slug, payload: Value) -> Self {
-        Self { name, payload, delay: Duration::ZERO, unique: None, max_retries: 3, expires: Duration::from_secs(24 * 3600) }
+        Self {
+            name,
+            payload,
+            delay: Duration::ZERO,
+            unique: None,
+            max_retries: 3,
+            expires: Duration::from_secs(24 * 3600),
+        }
     }
 
     /// Not before this long from now.

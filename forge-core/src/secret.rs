@@ -58,7 +58,8 @@ impl FromStr for SecretRef {
 
     fn from_str(s: &str) -> Result<Self> {
         // the text may be a literal secret by mistake, so it is not repeated in the error
-        let wrong = || Error::new(ErrorKind::Config, "secret_ref.parse", "give a reference: env:NAME, file:PATH or vault:PATH");
+        let wrong =
+            || Error::new(ErrorKind::Config, "secret_ref.parse", "give a reference: env:NAME, file:PATH or vault:PATH");
         let (scheme, path) = s.split_once(':').ok_or_else(wrong)?;
         let known = !scheme.is_empty() && scheme.bytes().all(|b| b.is_ascii_lowercase() || b == b'-');
         if !known || path.is_empty() {
@@ -116,7 +117,8 @@ impl SecretProvider for EnvSecrets {
     async fn fetch(&self, reference: &SecretRef) -> Result<Secret> {
         #[expect(clippy::disallowed_methods, reason = "reading the environment is this provider's work")]
         std::env::var(reference.path()).map(Secret::new).map_err(|_| {
-            Error::not_found("secret.fetch", "the environment variable is not set, or not UTF-8").with("ref", reference.to_string())
+            Error::not_found("secret.fetch", "the environment variable is not set, or not UTF-8")
+                .with("ref", reference.to_string())
         })
     }
 }

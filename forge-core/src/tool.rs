@@ -195,7 +195,14 @@ pub struct ToolCall {
 }
 
 impl ToolCall {
-    pub(crate) fn new(name: ToolName, args: Arc<RawValue>, key: OperationKey, attempt: u32, max_rows: Option<u32>, env: ToolEnv) -> Self {
+    pub(crate) fn new(
+        name: ToolName,
+        args: Arc<RawValue>,
+        key: OperationKey,
+        attempt: u32,
+        max_rows: Option<u32>,
+        env: ToolEnv,
+    ) -> Self {
         Self { name, args, key, attempt, max_rows, env }
     }
 
@@ -240,7 +247,11 @@ impl ToolCall {
 
 impl fmt::Debug for ToolCall {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ToolCall").field("name", &self.name).field("key", &self.key).field("attempt", &self.attempt).finish_non_exhaustive()
+        f.debug_struct("ToolCall")
+            .field("name", &self.name)
+            .field("key", &self.key)
+            .field("attempt", &self.attempt)
+            .finish_non_exhaustive()
     }
 }
 
@@ -288,7 +299,8 @@ impl ToolOutput {
     /// # Errors
     /// `Unexpected` if the tool answered another shape.
     pub fn parse<T: DeserializeOwned>(&self) -> Result<T> {
-        T::deserialize(&self.content).map_err(|_| Error::unexpected("tool.output", "the answer has another shape than expected"))
+        T::deserialize(&self.content)
+            .map_err(|_| Error::unexpected("tool.output", "the answer has another shape than expected"))
     }
 }
 

@@ -8,7 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::money::Money;
 use crate::slot::Slot;
-use crate::{Adapter, EmployeeId, EventId, ExecutionContext, OperationKey, RequestId, Result, RunId, TenantId, Timestamp};
+use crate::{
+    Adapter, EmployeeId, EventId, ExecutionContext, OperationKey, RequestId, Result, RunId, TenantId, Timestamp,
+};
 
 /// What is paid for.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -120,15 +120,15 @@ impl Body {
                     self.close(element.local_name().as_ref());
                 }
                 Event::Text(text) if self.takes_text() => {
-                    self.text.push_str(&text.decode().map_err(|_| broken())?);
+                    self.text.push_str(&text.xml10_content());
                 }
                 Event::CData(text) if self.takes_text() => {
-                    self.text.push_str(&text.decode().map_err(|_| broken())?);
+                    self.text.push_str(&text.xml10_content());
                 }
                 Event::GeneralRef(name) if self.takes_text() => {
                     // the five of XML and character references; a document type's own are not resolved (XXE)
                     let resolved = name.resolve_char_ref().ok().flatten();
-                    match (resolved, name.decode().map_err(|_| broken())?.as_ref()) {
+                    match (resolved, name.xml10_content().as_ref()) {
                         (Some(character), _) => self.text.push(character),
                         (None, entity) => {
                             self.text.push_str(quick_xml::escape::resolve_predefined_entity(entity).unwrap_or_default());
@@ -199,7 +199,7 @@ impl Body {
 
     fn end_paragraph(&mut self) {
         self.text.truncate(self.text.trim_end_matches([' ', '\t']).len());
-        if !self.text.is_empty() && !self.text.ends_with("\n\n") {
+        if !self.text.is_empty() && !self.text.ends_with('\n') {
             self.text.push('\n');
         }
     }

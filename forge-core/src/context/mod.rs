@@ -26,7 +26,10 @@ pub use principal::{Principal, SecurityLevel};
 pub use seal::{SealedContext, SealedFor};
 pub use trace::{TraceContext, derived_span, span};
 
-use crate::{CaseId, EmployeeId, Error, ErrorKind, OperationKey, RequestId, Result, Role, SessionId, Slug, TenantId, Timestamp, UserId};
+use crate::{
+    CaseId, EmployeeId, Error, ErrorKind, OperationKey, RequestId, Result, Role, SessionId, Slug, TenantId, Timestamp,
+    UserId,
+};
 
 /// One request of one tenant. See the [module](self).
 #[derive(Clone)]
@@ -60,7 +63,8 @@ impl ExecutionContext {
     /// The context of a request that `principal` makes. A host calls `forge.context(principal)`, which ends here.
     pub fn issue(principal: Principal, request_id: RequestId) -> Self {
         let trace = TraceContext::derived(&[b"request", request_id.as_bytes()]);
-        let record = ContextRecord { principal, request_id, case_id: None, session_id: None, on_behalf_of: None, trace };
+        let record =
+            ContextRecord { principal, request_id, case_id: None, session_id: None, on_behalf_of: None, trace };
         Self::from_record(record)
     }
 
@@ -110,7 +114,11 @@ impl ExecutionContext {
     /// `TenantMismatch` if the principal belongs to another tenant.
     pub fn on_behalf(&self, principal: Principal) -> Result<Self> {
         if principal.tenant != *self.tenant() {
-            return Err(Error::new(ErrorKind::TenantMismatch, "context.on_behalf", "the principal belongs to another tenant"));
+            return Err(Error::new(
+                ErrorKind::TenantMismatch,
+                "context.on_behalf",
+                "the principal belongs to another tenant",
+            ));
         }
         let origin = self.0.record.on_behalf_of.clone().unwrap_or_else(|| self.employee().clone());
         Ok(self.edit(|i| {
@@ -194,7 +202,8 @@ impl ExecutionContext {
         }
         match self.0.deadline {
             Some(d) if d <= now => {
-                let e = Error::new(ErrorKind::Timeout, operation, "the deadline has passed").with("deadline", d.to_string());
+                let e = Error::new(ErrorKind::Timeout, operation, "the deadline has passed")
+                    .with("deadline", d.to_string());
                 Err(e.with_retry(crate::Retryability::Never))
             }
             _ => Ok(()),
@@ -204,7 +213,12 @@ impl ExecutionContext {
     /// A key for the next call of this request, outside a workflow: the request and the call's ordinal in it.
     pub fn next_operation(&self) -> OperationKey {
         let n = self.0.ordinals.fetch_add(1, Ordering::Relaxed);
-        OperationKey::derived(&[b"call", self.tenant().as_str().as_bytes(), self.request_id().as_bytes(), &n.to_be_bytes()])
+        OperationKey::derived(&[
+            b"call",
+            self.tenant().as_str().as_bytes(),
+            self.request_id().as_bytes(),
+            &n.to_be_bytes(),
+        ])
     }
 }
 

@@ -41,7 +41,10 @@ impl Principal {
     /// `InvalidInput` if an id does not parse, or if the employee's name begins with `system.`.
     pub fn employee(tenant: &str, employee: &str, role: &str) -> Result<Self> {
         if employee.starts_with("system.") {
-            return Err(Error::invalid("principal.employee", "names that begin with `system.` belong to Principal::system"));
+            return Err(Error::invalid(
+                "principal.employee",
+                "names that begin with `system.` belong to Principal::system",
+            ));
         }
         Ok(Self::new(TenantId::parse(tenant)?, EmployeeId::parse(employee)?, Role::parse(role)?))
     }
@@ -56,7 +59,14 @@ impl Principal {
     }
 
     fn new(tenant: TenantId, employee: EmployeeId, role: Role) -> Self {
-        Self { tenant, employee, role, user: None, security_level: SecurityLevel::default(), compliance_flags: Vec::new() }
+        Self {
+            tenant,
+            employee,
+            role,
+            user: None,
+            security_level: SecurityLevel::default(),
+            compliance_flags: Vec::new(),
+        }
     }
 
     /// Names the signed-in person.

@@ -43,7 +43,13 @@ impl SealedContext {
     ///
     /// # Errors
     /// Those of [`Keyring::seal`].
-    pub fn seal(ctx: &ExecutionContext, bound: SealedFor, keys: &dyn Keyring, issued: Timestamp, not_after: Timestamp) -> Result<Self> {
+    pub fn seal(
+        ctx: &ExecutionContext,
+        bound: SealedFor,
+        keys: &dyn Keyring,
+        issued: Timestamp,
+        not_after: Timestamp,
+    ) -> Result<Self> {
         let header = Header { v: 1, context: ctx.0.record.clone(), bound, issued, not_after };
         let header = serde_json::to_string(&header)
             .map_err(|e| Error::unexpected("context.seal", "the context does not serialise").with_source(e))?;
@@ -56,7 +62,9 @@ impl SealedContext {
     /// # Errors
     /// `Unauthenticated` for a forged seal, another binding or one past its time; `Corrupt` if the header does not parse.
     pub fn open(&self, bound: &SealedFor, keys: &dyn Keyring, now: Timestamp) -> Result<ExecutionContext> {
-        let refuse = |why: &'static str| Err(Error::new(ErrorKind::Unauthenticated, "context.open", why).with("id", bound.id.clone()));
+        let refuse = |why: &'static str| {
+            Err(Error::new(ErrorKind::Unauthenticated, "context.open", why).with("id", bound.id.clone()))
+        };
         keys.verify(self.header.as_bytes(), &self.seal)?;
         let header: Header = serde_json::from_str(&self.header)
             .map_err(|e| Error::new(ErrorKind::Corrupt, "context.open", "the header does not parse").with_source(e))?;
@@ -79,10 +87,12 @@ mod tests {
     use crate::{Principal, RequestId, fake};
 
     fn sealed(body: &[u8]) -> (SealedContext, SealedFor, fake::FakeKeyring) {
-        let keys = fake::FakeKeyring::default();
+        let keys = fake::FakeKeyring;
         let ctx = ExecutionContext::issue(Principal::employee("acme", "ana", "analyst").unwrap(), RequestId::fixed(1));
-        let bound = SealedFor { id: "1".into(), name: "index".into(), queue: "acme.default".into(), body: Digest::of(body) };
-        let s = SealedContext::seal(&ctx, bound.clone(), &keys, Timestamp::from_nanos(1), Timestamp::from_nanos(9)).unwrap();
+        let bound =
+            SealedFor { id: "1".into(), name: "index".into(), queue: "acme.default".into(), body: Digest::of(body) };
+        let s = SealedContext::seal(&ctx, bound.clone(), &keys, Timestamp::from_nanos(1), Timestamp::from_nanos(9))
+            .unwrap();
         (s, bound, keys)
     }
 

@@ -212,7 +212,10 @@ impl fmt::Debug for Error {
 
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        self.0.source.as_ref().map(|s| s.as_ref() as _)
+        match &self.0.source {
+            Some(s) => Some(s.as_ref()),
+            None => None,
+        }
     }
 }
 

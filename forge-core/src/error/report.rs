@@ -43,9 +43,8 @@ impl ErrorReport {
 
     /// An error again, on the other side; `operation` is where it is raised now.
     pub fn into_error(self, operation: &'static str) -> Error {
-        let mut e = Error::new(self.kind, operation, self.message)
-            .with_retry(self.retry)
-            .with("reported_by", self.operation);
+        let mut e =
+            Error::new(self.kind, operation, self.message).with_retry(self.retry).with("reported_by", self.operation);
         for (k, v) in self.context {
             e = e.with("fact", format!("{k}={v}"));
         }

@@ -1,9 +1,13 @@
 //! Adapters in memory, for tests: they keep the contracts of the real ones and forget everything at the end.
 
+mod books;
 mod clock;
 mod keys;
+mod policy;
 mod store;
 
+pub use books::{FakeAudit, FakeLedger, FakePricing, FakeQuota};
 pub use clock::{ManualClock, SkippingClock};
 pub use keys::{FakeKeyring, FakeRedactor};
+pub use policy::{FakeApprovals, FakePolicy};
 pub use store::{FakeBlobs, FakeEmbedder, FakeKeyValue, FakeVectors};

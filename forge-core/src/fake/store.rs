@@ -65,7 +65,14 @@ impl KeyValue for FakeKeyValue {
         Ok(self.live(lock(&self.rows).get(&(namespace.clone(), key.to_owned()))))
     }
 
-    async fn put(&self, ctx: &ExecutionContext, namespace: &Namespace, key: &str, value: Bytes, options: PutOptions) -> Result<u64> {
+    async fn put(
+        &self,
+        ctx: &ExecutionContext,
+        namespace: &Namespace,
+        key: &str,
+        value: Bytes,
+        options: PutOptions,
+    ) -> Result<u64> {
         same_tenant("kv.put", ctx, namespace)?;
         check_key("kv.put", key)?;
         let mut rows = lock(&self.rows);

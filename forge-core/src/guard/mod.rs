@@ -1,1 +1,147 @@
-//! guard
+//! The guard: the only place where cross-cutting concerns live.
+//!
+//! Every tool call, model call and enqueued task passes the same phases in one order, outer to inner:
+//!
+//! | | phase | refuses with |
+//! |---|---|---|
+//! | 1 | span, opened first so that a refusal has one; attempts are its children | |
+//! | 2 | context: deadline, cancellation; the tenant's keys are loaded | `Timeout`, `Cancelled` |
+//! | 3 | schema and size of the arguments | `InvalidInput` |
+//! | 4 | classify: a scan without change, so that policy knows the true flags | `Redaction` |
+//! | 5 | policy; an error, a timeout and undefined are a denial | `PolicyDenied` |
+//! | 6 | approval, where the verdict asks: bound to the digest of the exact arguments | `ApprovalRequired` |
+//! | 7 | redact the input as the obligations say | `Redaction` |
+//! | 8 | quota; a concurrency permit by tenant and resource | `QuotaExceeded` |
+//! | 9 | audit the decision: durable before a write or send; room for the outcome; the intent | `Unavailable` |
+//! | 10 | breaker, attempts with a time limit, backoff | the call's own |
+//! | 11 | redact the output; strip control characters | `Redaction` |
+//! | 12 | settle the usage | |
+//! | 13 | audit the outcome; in a workflow 12 and 13 ride in the row that completes the step | |
+//!
+//! Which operation passes which of them is the [`TABLE`]. A refusal writes its one `decision` row; an executed call writes
+//! one `decision` and one `outcome`, when it is dropped or panics too.
+//!
+//! A tool cannot be reached around the guard: [`Tools`] seals it, and [`ToolCall`](crate::tool::ToolCall) has no public constructor.
+
+mod attempt;
+mod books;
+mod clean;
+mod phase;
+mod run;
+mod schema;
+mod stores;
+mod tools;
+mod work;
+
+use std::fmt;
+use std::sync::Arc;
+
+pub use attempt::Tries;
+pub use books::{Books, StepBooks};
+pub use phase::{Guarding, Phases, TABLE};
+pub use run::{CallOptions, IntentLog};
+pub use stores::Guarded;
+pub use tools::{ToolSet, Tools};
+
+use crate::approvals::{Answer, Approval, Approvals};
+use crate::audit::{AuditEvent, AuditLog, AuditRecord, Durability};
+use crate::keyring::Keyring;
+use crate::metrics::Metrics;
+use crate::policy::{Denial, PolicyEngine, PolicyInput, Verdict};
+use crate::redact::Redactor;
+use crate::time::Clock;
+use crate::usage::{Pricing, Quota, UsageLedger};
+use crate::{ApprovalId, Digest, Error, ExecutionContext, OperationKey, Result};
+
+use attempt::Resilience;
+
+/// What the guard is made of. All of it is required: there is no guard without a policy, an audit log or a ledger.
+#[derive(Debug, Clone)]
+pub struct GuardParts {
+    /// Decides.
+    pub policy: Arc<dyn PolicyEngine>,
+    /// Asks people.
+    pub approvals: Arc<dyn Approvals>,
+    /// Finds and replaces.
+    pub redactor: Arc<dyn Redactor>,
+    /// Digests and encrypts.
+    pub keyring: Arc<dyn Keyring>,
+    /// Limits.
+    pub quota: Arc<dyn Quota>,
+    /// Prices.
+    pub pricing: Arc<dyn Pricing>,
+    /// Records usage.
+    pub ledger: Arc<dyn UsageLedger>,
+    /// Records decisions and outcomes.
+    pub audit: Arc<dyn AuditLog>,
+    /// Counts.
+    pub metrics: Arc<dyn Metrics>,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+}
+
+/// The engine that runs the phases. Cheap to clone.
+#[derive(Clone)]
+pub struct Guard(Arc<Shared>);
+
+struct Shared {
+    parts: GuardParts,
+    resilience: Resilience,
+}
+
+impl Guard {
+    /// A guard of these parts.
+    pub fn new(parts: GuardParts) -> Self {
+        Self(Arc::new(Shared { parts, resilience: Resilience::default() }))
+    }
+
+    pub(crate) fn parts(&self) -> &GuardParts {
+        &self.0.parts
+    }
+
+    fn resilience(&self) -> &Resilience {
+        &self.0.resilience
+    }
+
+    /// Answers a question as the employee of the context: the policy must grant `approval.decide` on the resource, the asker
+    /// may not answer, and the digest must be the stored one.
+    ///
+    /// # Errors
+    /// `PolicyDenied`, `NotFound`, `Conflict`; `Unavailable` if the answer could not be audited: then it does not count.
+    pub async fn answer(
+        &self,
+        ctx: &ExecutionContext,
+        id: ApprovalId,
+        digest: Digest,
+        answer: Answer,
+    ) -> Result<Approval> {
+        let parts = self.parts();
+        let asked = parts.approvals.find(ctx, id).await?;
+        let input = PolicyInput {
+            args_digest: Some(digest),
+            ..PolicyInput::new(ctx, "approval.decide", &asked.resource, "write")
+        };
+        let decision = parts.policy.decide(ctx, &input).await?;
+        if decision.verdict != Verdict::Allow {
+            return Err(Error::denied("guard.answer", Denial::from(decision)));
+        }
+        let word = match answer {
+            Answer::Approve => "approve",
+            Answer::Deny => "deny",
+        };
+        let event = AuditEvent::Approval { answer: word.into(), digest };
+        // its own operation: the question's rows belong to the one who asked
+        let key =
+            OperationKey::derived(&[b"answer", id.as_bytes(), ctx.employee().as_str().as_bytes(), word.as_bytes()]);
+        let record = AuditRecord::new(ctx, parts.clock.now(), key, 1, "approval.decide", asked.resource, event);
+        let answered = parts.approvals.answer(ctx, id, digest, answer).await?;
+        parts.audit.append(ctx, record, Durability::Durable).await?;
+        Ok(answered)
+    }
+}
+
+impl fmt::Debug for Guard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Guard")
+    }
+}

@@ -1,0 +1,152 @@
+//! The guard around models and the task queue: every phase.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde_json::{Value, json};
+
+use super::run::{Answered, Operation};
+use super::{CallOptions, Guarded, Guarding};
+use crate::model::{Completion, CompletionRequest, LanguageModel, ModelCapability};
+use crate::queue::{NewTask, QueueCapability, QueueDepth, TaskQueue, TaskStatus};
+use crate::tool::Effect;
+use crate::usage::{Quantity, Resource};
+use crate::{Error, ErrorKind, ExecutionContext, Result, TaskId};
+
+impl Guarded<dyn LanguageModel> {
+    /// [`LanguageModel::complete`] with options: a step's key, attempt and books.
+    ///
+    /// # Errors
+    /// The refusals of the guard; the model's own.
+    pub async fn complete_with(
+        &self,
+        ctx: &ExecutionContext,
+        request: CompletionRequest,
+        options: CallOptions,
+    ) -> Result<Completion> {
+        let model = self.inner.model().to_owned();
+        let capability = self.inner.capability();
+        let chars: usize = request.messages.iter().map(|m| m.text.len()).sum();
+        let reserve = if capability.language_model {
+            // a reservation, not a count: four bytes a token, settled by what the provider reports
+            Quantity {
+                tokens_in: u64::try_from(chars / 4).unwrap_or(u64::MAX),
+                tokens_out: request.max_tokens.into(),
+                ..Quantity::default()
+            }
+        } else {
+            Quantity::default()
+        };
+        let span = format!("chat {model}");
+        let payload = serde_json::to_value(&request)
+            .map_err(|e| Error::unexpected("model.complete", "the request does not serialise").with_source(e))?;
+        let op = Operation {
+            guarding: Guarding::LanguageModel,
+            span: &span,
+            action: "model.complete",
+            resource: &model,
+            // text that leaves the process is sent; it cannot be taken back, but asking again is harmless
+            effect: if capability.remote { Effect::Send } else { Effect::Read },
+            idempotent: true,
+            payload,
+            schema: None,
+            max_input: 16 * 1024 * 1024,
+            resource_fields: &[],
+            timeout: Duration::from_secs(120),
+            billed: Some(Resource::Model(model.clone())),
+            reserve,
+        };
+        let content = self
+            .guard
+            .run(ctx, op, options, |ctx, prepared, _| {
+                let (inner, model) = (self.inner.clone(), model.clone());
+                async move {
+                    let allowed = &prepared.obligations.model_allow;
+                    if !allowed.is_empty() && !allowed.contains(&model) {
+                        return Err(Error::new(
+                            ErrorKind::PolicyDenied,
+                            "model.complete",
+                            "the policy allows other models only",
+                        ));
+                    }
+                    let shape = |e| Error::unexpected("model.complete", "the request changed its shape").with_source(e);
+                    let mut request: CompletionRequest =
+                        serde_json::from_value(Value::clone(&prepared.payload)).map_err(shape)?;
+                    request.key = Some(prepared.key);
+                    let completion = inner.complete(&ctx, request).await?;
+                    let (quantity, billed) = (completion.quantity, Some(Resource::Model(completion.model.clone())));
+                    let content = serde_json::to_value(completion).map_err(shape)?;
+                    Ok(Answered { content, quantity, billed })
+                }
+            })
+            .await?;
+        serde_json::from_value(content)
+            .map_err(|e| Error::unexpected("model.complete", "the answer changed its shape").with_source(e))
+    }
+}
+
+#[async_trait]
+impl LanguageModel for Guarded<dyn LanguageModel> {
+    async fn complete(&self, ctx: &ExecutionContext, request: CompletionRequest) -> Result<Completion> {
+        self.complete_with(ctx, request, CallOptions::default()).await
+    }
+
+    fn model(&self) -> &str {
+        self.inner.model()
+    }
+
+    fn capability(&self) -> ModelCapability {
+        self.inner.capability()
+    }
+}
+
+#[async_trait]
+impl TaskQueue for Guarded<dyn TaskQueue> {
+    async fn enqueue(&self, ctx: &ExecutionContext, task: NewTask) -> Result<TaskId> {
+        let op = Operation {
+            guarding: Guarding::Enqueue,
+            span: "enqueue",
+            action: "task.enqueue",
+            resource: task.name.as_str(),
+            effect: Effect::Write,
+            // a repeat without a unique key would be a second task: one attempt settles it
+            idempotent: task.unique.is_some(),
+            payload: task.payload.clone(),
+            schema: None,
+            max_input: self.inner.capability().payload_max_size,
+            resource_fields: &[],
+            timeout: Duration::from_secs(30),
+            billed: None,
+            reserve: Quantity::default(),
+        };
+        let content = self
+            .guard
+            .run(ctx, op, CallOptions::default(), |ctx, prepared, _| {
+                let (inner, mut task) = (self.inner.clone(), task.clone());
+                async move {
+                    task.payload = Value::clone(&prepared.payload);
+                    let id = inner.enqueue(&ctx, task).await?;
+                    Ok(Answered { content: json!(id), quantity: Quantity::default(), billed: None })
+                }
+            })
+            .await?;
+        serde_json::from_value(content)
+            .map_err(|e| Error::unexpected("queue.enqueue", "the answer is no task id").with_source(e))
+    }
+
+    async fn status(&self, ctx: &ExecutionContext, id: TaskId) -> Result<TaskStatus> {
+        self.store(ctx, "queue.status", |ctx| async move { self.inner.status(&ctx, id).await }).await
+    }
+
+    async fn cancel(&self, ctx: &ExecutionContext, id: TaskId) -> Result<bool> {
+        self.store(ctx, "queue.cancel", |ctx| async move { self.inner.cancel(&ctx, id).await }).await
+    }
+
+    async fn depth(&self, ctx: &ExecutionContext) -> Result<QueueDepth> {
+        self.store(ctx, "queue.depth", |ctx| async move { self.inner.depth(&ctx).await }).await
+    }
+
+    fn capability(&self) -> QueueCapability {
+        self.inner.capability()
+    }
+}
