@@ -278,7 +278,7 @@ pub trait Journal: HealthCheck + std::fmt::Debug + Send + Sync + 'static {
     /// `Unavailable`.
     async fn runs(&self, tenant: &TenantId, limit: usize) -> Result<Vec<RunRecord>>;
 
-    /// Runs of any tenant that are `Running` and held by nobody at `now`, oldest first: what a starting host resumes.
+    /// Runs of any tenant that are not final and held by nobody at `now`, oldest first: what a starting host looks at.
     ///
     /// # Errors
     /// `Unavailable`.

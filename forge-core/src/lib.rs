@@ -50,7 +50,10 @@ pub mod tool;
 pub mod usage;
 pub mod vector;
 
-pub use context::{ContextRecord, ExecutionContext, Principal, SealedContext, SealedFor, SecurityLevel, TraceContext};
+pub use context::{
+    ContextRecord, Directory, ExecutionContext, Principal, PrincipalResolver, SealedContext, SealedFor, SecurityLevel,
+    TraceContext,
+};
 pub use error::{Error, ErrorKind, ErrorReport, Result, Retryability};
 pub use health::{Adapter, Depth, Health, HealthCheck, Status};
 pub use id::{

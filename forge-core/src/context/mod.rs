@@ -12,6 +12,7 @@
 //! ```
 
 mod principal;
+mod resolver;
 mod seal;
 mod trace;
 
@@ -23,6 +24,7 @@ use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 pub use principal::{Principal, SecurityLevel};
+pub use resolver::{Directory, PrincipalResolver};
 pub use seal::{SealedContext, SealedFor};
 pub use trace::{TraceContext, derived_span, span};
 

@@ -50,8 +50,11 @@ use crate::metrics::Metrics;
 use crate::policy::{Denial, PolicyEngine, PolicyInput, Verdict};
 use crate::redact::Redactor;
 use crate::time::Clock;
-use crate::usage::{Pricing, Quota, UsageLedger};
-use crate::{ApprovalId, Digest, Error, ExecutionContext, OperationKey, Result};
+use crate::tool::Effect;
+use crate::usage::{Pricing, Quantity, Quota, UsageLedger};
+use crate::{ApprovalId, Digest, Error, ExecutionContext, OperationKey, Result, TenantId};
+
+use serde_json::Value;
 
 use attempt::Resilience;
 
@@ -80,6 +83,21 @@ pub struct GuardParts {
     pub clock: Arc<dyn Clock>,
 }
 
+/// What [`Guard::authorize`] decides about.
+#[derive(Debug, Clone)]
+pub struct Access<'a> {
+    /// As policies name it: `run.read`, `usage.read`, `workflow.start`.
+    pub action: &'static str,
+    /// Which one: a workflow's name, a namespace.
+    pub resource: &'a str,
+    /// Whose.
+    pub owner: &'a TenantId,
+    /// What it does.
+    pub effect: Effect,
+    /// What a start is given; null for a read.
+    pub payload: Value,
+}
+
 /// The engine that runs the phases. Cheap to clone.
 #[derive(Clone)]
 pub struct Guard(Arc<Shared>);
@@ -101,6 +119,32 @@ impl Guard {
 
     fn resilience(&self) -> &Resilience {
         &self.0.resilience
+    }
+
+    /// Decides about something that is no call of an adapter: starting a workflow, reading a run, usage, audit rows. Whose it
+    /// is comes from outside with the request, so it is checked, not trusted.
+    ///
+    /// # Errors
+    /// `TenantMismatch` if it is another tenant's; `PolicyDenied`; the other refusals. Each has its audit row.
+    pub async fn authorize(&self, ctx: &ExecutionContext, access: Access<'_>) -> Result<()> {
+        let op = run::Operation {
+            guarding: Guarding::Access,
+            span: access.action,
+            action: access.action,
+            resource: access.resource,
+            effect: access.effect,
+            idempotent: true,
+            payload: access.payload,
+            schema: None,
+            max_input: 1024 * 1024,
+            resource_fields: &[],
+            timeout: std::time::Duration::from_secs(30),
+            billed: None,
+            reserve: Quantity::default(),
+            owner: Some(access.owner),
+        };
+        let never = |_, _, _| std::future::ready(Err(Error::unexpected("guard.authorize", "nothing is called")));
+        self.run(ctx, op, CallOptions::default(), never).await.map(|_| ())
     }
 
     /// Answers a question as the employee of the context: the policy must grant `approval.decide` on the resource, the asker

@@ -9,6 +9,8 @@ pub enum Guarding {
     LanguageModel,
     /// `TaskQueue::enqueue`.
     Enqueue,
+    /// [`Guard::authorize`](super::Guard::authorize): reading a run, a task, usage or audit rows; starting a workflow.
+    Access,
     /// `Embedder`, `VectorStore`, `KeyValue`, and what `TaskQueue` reads: work inside a call that was already decided.
     Store,
 }
@@ -35,11 +37,13 @@ pub struct Phases {
 /// | `Tool::call` | yes | yes | | yes | yes |
 /// | `LanguageModel::complete` | yes | yes | | yes | yes |
 /// | `TaskQueue::enqueue` | yes | | yes | yes | yes |
+/// | `Guard::authorize` | yes | | | | |
 /// | stores and embedders | | | | | |
-pub const TABLE: [(Guarding, Phases); 4] = [
+pub const TABLE: [(Guarding, Phases); 5] = [
     (Guarding::Tool, Phases { decided: true, billed: true, tokenised: false, answered: true, retried: true }),
     (Guarding::LanguageModel, Phases { decided: true, billed: true, tokenised: false, answered: true, retried: true }),
     (Guarding::Enqueue, Phases { decided: true, billed: false, tokenised: true, answered: true, retried: true }),
+    (Guarding::Access, Phases { decided: true, billed: false, tokenised: false, answered: false, retried: false }),
     (Guarding::Store, Phases { decided: false, billed: false, tokenised: false, answered: false, retried: false }),
 ];
 

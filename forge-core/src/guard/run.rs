@@ -21,7 +21,9 @@ use crate::policy::{Decision, Denial, Obligations, PolicyInput, Verdict};
 use crate::redact::{EntityKind, RedactOptions, RedactorExt};
 use crate::tool::Effect;
 use crate::usage::{Quantity, QuotaRequest, Resource};
-use crate::{ApprovalId, DecisionId, Digest, Error, ErrorKind, ExecutionContext, OperationKey, Result, RunId};
+use crate::{
+    ApprovalId, DecisionId, Digest, Error, ErrorKind, ExecutionContext, OperationKey, Result, RunId, TenantId,
+};
 
 /// Where the intent of an effect that cannot be repeated is written before it is made.
 #[async_trait]
@@ -99,6 +101,8 @@ pub(super) struct Operation<'a> {
     pub(super) timeout: Duration,
     pub(super) billed: Option<Resource>,
     pub(super) reserve: Quantity,
+    /// Whose thing it is, where the caller named one.
+    pub(super) owner: Option<&'a TenantId>,
 }
 
 /// What an attempt is given.
@@ -194,6 +198,9 @@ impl Guard {
     ) -> Result<Prepared> {
         let parts = self.parts();
         ctx.check("guard.context", parts.clock.now())?;
+        if op.owner.is_some_and(|owner| owner != ctx.tenant()) {
+            return Err(Error::new(ErrorKind::TenantMismatch, "guard.context", "it belongs to another tenant"));
+        }
         parts.keyring.load(ctx.tenant()).await?;
 
         seen.phase = "schema";
@@ -381,6 +388,10 @@ impl Guard {
         let repeatable = facts.repeatable;
         if let (false, Some(log), Some(digest)) = (repeatable, &options.intent, seen.digest) {
             log.intend(Intent { key: facts.key.clone(), digest }).await?;
+        }
+        if !phases.answered {
+            // a decision was all that was asked for: what follows is work of its own
+            return Ok(Value::clone(&prepared.payload));
         }
         let open = Open::take(self, ctx, facts, &options.books, permit).await?;
 

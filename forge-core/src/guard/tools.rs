@@ -138,6 +138,7 @@ impl Tools {
             timeout: spec.timeout,
             billed: Some(Resource::Tool(sealed.name.to_string())),
             reserve: Quantity::TOOL_CALL,
+            owner: None,
         };
         let content = self
             .guard

@@ -55,6 +55,7 @@ impl Guarded<dyn LanguageModel> {
             timeout: Duration::from_secs(120),
             billed: Some(Resource::Model(model.clone())),
             reserve,
+            owner: None,
         };
         let content = self
             .guard
@@ -118,6 +119,7 @@ impl TaskQueue for Guarded<dyn TaskQueue> {
             timeout: Duration::from_secs(30),
             billed: None,
             reserve: Quantity::default(),
+            owner: None,
         };
         let content = self
             .guard

@@ -1,0 +1,478 @@
+//! One run, from where its journal stands to where it ends, waits or is taken away.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use forge_core::context::derived_span;
+use forge_core::error::ErrorReport;
+use forge_core::guard::StepBooks;
+use forge_core::journal::{Claim, Intent, Outbox, RunRecord, RunState, StepRecord, StepState, Transition};
+use forge_core::metrics::Metric;
+use forge_core::tool::Probed;
+use forge_core::{EmployeeId, Error, ErrorKind, ExecutionContext, Result, Retryability, RunId, TenantId, TraceContext};
+use futures::FutureExt;
+use serde_json::Value;
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
+
+use super::context::Place;
+use super::definition::{Body, Mode, Stage, StepDef, path};
+use super::engine::{Engine, bound};
+use super::handle::RunRef;
+use super::{Outputs, StepContext, remote};
+
+/// How a pass over the run ended.
+enum Pass {
+    Completed,
+    /// A person is asked; the journal says what.
+    Parked,
+    /// The host is shutting down; the run stays as it is.
+    Left,
+}
+
+/// The run in hand.
+pub(super) struct Driving<'a> {
+    engine: &'a Engine,
+    claim: Claim,
+    record: RunRecord,
+    token: CancellationToken,
+    began: Duration,
+}
+
+pub(super) async fn drive(engine: &Engine, tenant: &TenantId, run: RunId, token: &CancellationToken) -> Result<()> {
+    let parts = &engine.0.parts;
+    parts.keyring.load(tenant).await?;
+    let now = parts.clock.now();
+    let claim = parts.journal.claim(tenant, run, &parts.owner, now, now.after(parts.limits.lease)).await?;
+    let record = parts.journal.run(tenant, run).await?;
+    let driving =
+        Driving { engine, claim: claim.clone(), record, token: token.clone(), began: parts.clock.monotonic() };
+    let heart = engine.0.tasks.spawn(heartbeat(engine.clone(), claim.clone(), token.clone()));
+    let outcome = driving.to_its_end().await;
+    heart.abort();
+    match parts.journal.release(&claim).await {
+        Err(e) if outcome.is_ok() && e.kind() != ErrorKind::LeaseLost => Err(e),
+        _ => outcome,
+    }
+}
+
+/// Holds the claim while the run is driven; a lost claim cancels the work at once.
+async fn heartbeat(engine: Engine, claim: Claim, token: CancellationToken) {
+    let parts = &engine.0.parts;
+    loop {
+        parts.clock.sleep(parts.limits.lease / 3).await;
+        let until = parts.clock.now().after(parts.limits.lease);
+        if let Err(e) = parts.journal.extend(&claim, until).await
+            && e.kind() == ErrorKind::LeaseLost
+        {
+            token.cancel();
+            return;
+        }
+    }
+}
+
+impl Driving<'_> {
+    async fn to_its_end(mut self) -> Result<()> {
+        if self.record.state.is_final() {
+            return Ok(());
+        }
+        if self.record.state == RunState::Parked {
+            self.moved(RunState::Running, None).await?;
+        }
+        let ctx = self.open_context()?;
+        let name = format!("invoke_workflow {}", self.record.run.workflow);
+        let (ctx, span) = derived_span(&ctx, &name, &[b"run", self.claim.run.as_bytes()]);
+        span.record("resource", self.record.run.workflow.as_str());
+        let pass = self.walk(&ctx).instrument(span.clone()).await;
+        let (state, error) = match pass {
+            Ok(Pass::Left) => return Ok(()),
+            Ok(Pass::Completed) => (RunState::Completed, None),
+            Ok(Pass::Parked) => (RunState::Parked, None),
+            // another host has it now, or the journal does not answer: this one must not write
+            Err(e) if matches!(e.kind(), ErrorKind::LeaseLost | ErrorKind::Conflict) => return Err(e),
+            Err(e) if e.kind() == ErrorKind::Cancelled => (RunState::Cancelled, Some(e)),
+            Err(e) => (RunState::Failed, Some(e)),
+        };
+        if let Some(e) = &error {
+            span.record("error", e.kind().as_str());
+        }
+        let result = match state {
+            RunState::Completed => "ok",
+            RunState::Parked => "parked",
+            _ => error.as_ref().map_or("failed", |e| e.kind().as_str()),
+        };
+        self.moved(state, error.map(|e| e.report())).await?;
+        if state != RunState::Parked {
+            let labels = [self.claim.tenant.as_str(), self.record.run.workflow.as_str(), result];
+            self.engine.0.parts.metrics.add(Metric::Runs, &labels, 1.0);
+        }
+        Ok(())
+    }
+
+    /// The starter's context, unsealed, in the run's own trace.
+    fn open_context(&self) -> Result<ExecutionContext> {
+        let parts = &self.engine.0.parts;
+        let run = &self.record.run;
+        let bound = bound(run.id, run.workflow.as_str(), &run.input);
+        let ctx = run.context.open(&bound, parts.keyring.as_ref(), parts.clock.now())?;
+        if *ctx.tenant() != self.claim.tenant {
+            return Err(Error::new(
+                ErrorKind::TenantMismatch,
+                "workflow.resume",
+                "the sealed context belongs to another tenant",
+            ));
+        }
+        let trace = TraceContext::derived(&[b"run", run.id.as_bytes()]);
+        Ok(ctx.with_trace(trace).with_cancellation(self.token.clone()))
+    }
+
+    async fn walk(&mut self, ctx: &ExecutionContext) -> Result<Pass> {
+        let shared = &self.engine.0;
+        let definition = shared.definition(&self.record)?;
+        let (tenant, run) = (self.claim.tenant.clone(), self.claim.run);
+        let mut outputs = Outputs::new(shared.decrypt(&tenant, run, "input", &self.record.run.input)?);
+        let done = shared.parts.journal.steps(&tenant, run).await?;
+        for stage in &definition.stages {
+            let (stage_ctx, stage_span) = self.enter(ctx, stage).await?;
+            for step in &stage.steps {
+                let path = path(stage, step);
+                let before = done.iter().find(|s| s.path == path);
+                let output = match before.and_then(|s| s.output.as_deref()) {
+                    Some(blob) => shared.decrypt(&tenant, run, &path, blob)?,
+                    None => {
+                        let work = self.step(&stage_ctx, step, &path, before, &outputs).instrument(stage_span.clone());
+                        match work.await? {
+                            Some(output) => output,
+                            None if shared.stopping.is_cancelled() => return Ok(Pass::Left),
+                            None => return Ok(Pass::Parked),
+                        }
+                    }
+                };
+                outputs.insert(&step.name, output);
+            }
+        }
+        Ok(Pass::Completed)
+    }
+
+    async fn enter(&self, ctx: &ExecutionContext, stage: &Stage) -> Result<(ExecutionContext, tracing::Span)> {
+        let actor = match &stage.employee {
+            None => ctx.clone(),
+            Some(employee) => {
+                let employee = EmployeeId::parse(employee)?;
+                ctx.on_behalf(self.engine.0.parts.principals.resolve(ctx, &employee).await?)?
+            }
+        };
+        let (ctx, span) = derived_span(
+            &actor,
+            &format!("stage {}", stage.name),
+            &[b"stage", self.claim.run.as_bytes(), stage.name.as_bytes()],
+        );
+        Ok((ctx, span))
+    }
+
+    /// One step, tried until it is done, given up or parked (`None`: parked, or left for a shutdown).
+    async fn step(
+        &self,
+        ctx: &ExecutionContext,
+        step: &StepDef,
+        path: &str,
+        before: Option<&StepRecord>,
+        outputs: &Outputs,
+    ) -> Result<Option<Value>> {
+        let parts = &self.engine.0.parts;
+        let mut attempt = before.map_or(0, |s| s.attempt);
+        let mut intent = before.and_then(|s| s.intent.clone());
+        let mut failures = 0;
+        loop {
+            self.may_go_on(ctx).await?;
+            if self.engine.0.stopping.is_cancelled() {
+                return Ok(None);
+            }
+            if let Some(open) = intent.take() {
+                match self.look_up(ctx, step, path, attempt, &open, outputs).await? {
+                    Looked::Done(output) => return Ok(Some(output)),
+                    Looked::NotThere => {}
+                    Looked::Unknown => return Ok(None),
+                }
+            }
+            if attempt >= parts.limits.attempts {
+                let e =
+                    Error::new(ErrorKind::Unavailable, "workflow.step", "the step was begun too often without an end");
+                return Err(e.with("step", path.to_owned()).with_retry(Retryability::Exhausted));
+            }
+            attempt += 1;
+            self.apply(path, "started", attempt, None, Transition::StepStarted { path: path.into(), attempt }).await?;
+            let name = format!("step {}", step.name);
+            let (step_ctx, span) = forge_core::context::span(ctx, &name);
+            span.record("attempt", attempt);
+            span.record("resource", path);
+            let began = parts.clock.monotonic();
+            let (outcome, outbox) =
+                self.execute(&step_ctx, step, path, attempt, outputs).instrument(span.clone()).await;
+            let took = parts.clock.monotonic().saturating_sub(began).as_secs_f64();
+            parts.metrics.observe(Metric::StepDuration, &[ctx.tenant().as_str(), &step.name], took);
+            let error = match outcome {
+                Ok(output) => {
+                    let blob = self.engine.0.encrypt(ctx.tenant(), self.claim.run, path, &output)?;
+                    let completed = Transition::StepCompleted { path: path.into(), output: blob, outbox };
+                    self.apply(path, "completed", attempt, None, completed).await?;
+                    return Ok(Some(output));
+                }
+                Err(e) => e,
+            };
+            span.record("error", error.kind().as_str());
+            failures += 1;
+            match self.stopped(step, path, attempt, failures, error, outbox).await? {
+                After::Parked => return Ok(None),
+                After::LookUp(open) => intent = Some(open),
+                After::Retry(wait) => {
+                    tokio::select! {
+                        () = parts.clock.sleep(wait) => {}
+                        () = self.token.cancelled() => {}
+                        () = self.engine.0.stopping.cancelled() => {}
+                    }
+                }
+            }
+        }
+    }
+
+    /// Journals a try that did not complete and says what follows; an error ends the run.
+    async fn stopped(
+        &self,
+        step: &StepDef,
+        path: &str,
+        attempt: u32,
+        failures: u32,
+        error: Error,
+        outbox: Outbox,
+    ) -> Result<After> {
+        let parts = &self.engine.0.parts;
+        let kind = error.kind();
+        let stop = |state, clear_intent| Transition::StepStopped { path: path.to_owned(), state, outbox, clear_intent };
+        if let Some(request) = error.approval() {
+            let state = StepState::AwaitingApproval { request: request.clone() };
+            self.apply(path, "awaiting_approval", attempt, None, stop(state, true)).await?;
+            return Ok(After::Parked);
+        }
+        if kind == ErrorKind::UnknownOutcome {
+            let state = StepState::UnknownOutcome { report: error.report() };
+            self.apply(path, "unknown_outcome", attempt, Some(kind), stop(state, false)).await?;
+            let steps = parts.journal.steps(&self.claim.tenant, self.claim.run).await?;
+            let open = steps.into_iter().find(|s| s.path == path).and_then(|s| s.intent);
+            return Ok(open.map_or(After::Parked, After::LookUp));
+        }
+        let wait = step.tries.backoff(failures, &error);
+        let next = wait.map(|w| parts.clock.now().after(w));
+        // a tool's own refusal or failure means that its effect was not made; of code with several calls nobody knows
+        let clear = matches!(step.body, Body::Tool { .. });
+        let what = if wait.is_some() { "retrying" } else { "failed" };
+        let report = error.report();
+        self.apply(path, what, attempt, Some(kind), stop(StepState::Failed { report, next }, clear)).await?;
+        wait.map(After::Retry).ok_or(error)
+    }
+
+    /// The step's body, here or through the queue: one code path.
+    async fn execute(
+        &self,
+        ctx: &ExecutionContext,
+        step: &StepDef,
+        path: &str,
+        attempt: u32,
+        outputs: &Outputs,
+    ) -> (Result<Value>, Outbox) {
+        match step.mode {
+            Mode::Inline => perform(self.engine, ctx, &self.claim, step, path, attempt, outputs).await,
+            Mode::Queued => remote::through_queue(self.engine, ctx, &self.claim, path, attempt).await,
+        }
+    }
+
+    /// After a crash or a lost answer: did the effect happen?
+    async fn look_up(
+        &self,
+        ctx: &ExecutionContext,
+        step: &StepDef,
+        path: &str,
+        attempt: u32,
+        intent: &Intent,
+        outputs: &Outputs,
+    ) -> Result<Looked> {
+        let tools = &self.engine.0.parts.tools;
+        let probed = match &step.body {
+            Body::Code(_) => {
+                Err(Error::new(ErrorKind::UnknownOutcome, "workflow.probe", "a step of code cannot be probed"))
+            }
+            Body::Tool { tool, args } => {
+                let options = forge_core::guard::CallOptions::default().in_step(
+                    self.claim.run,
+                    attempt,
+                    StepBooks::default(),
+                    None,
+                );
+                tools.probe(ctx, tool, &args(outputs)?, intent, &options).await
+            }
+        };
+        let report = match probed {
+            Ok((Probed::Happened(output), owed)) => {
+                let output = output.content().clone();
+                let blob = self.engine.0.encrypt(ctx.tenant(), self.claim.run, path, &output)?;
+                let done = Transition::StepCompleted { path: path.into(), output: blob, outbox: owed };
+                self.apply(path, "completed", attempt, None, done).await?;
+                return Ok(Looked::Done(output));
+            }
+            Ok((Probed::NotHappened, _)) => {
+                let e =
+                    Error::new(ErrorKind::Unavailable, "workflow.probe", "the effect was not made; it is tried again");
+                let state = StepState::Failed { report: e.report(), next: Some(self.engine.0.parts.clock.now()) };
+                let stop =
+                    Transition::StepStopped { path: path.into(), state, outbox: Outbox::default(), clear_intent: true };
+                self.apply(path, "retrying", attempt, Some(e.kind()), stop).await?;
+                return Ok(Looked::NotThere);
+            }
+            Ok((Probed::Unknown, _)) => {
+                Error::new(ErrorKind::UnknownOutcome, "workflow.probe", "the far side cannot tell; a person must look")
+                    .report()
+            }
+            Err(e) => e.report(),
+        };
+        let state = StepState::UnknownOutcome { report };
+        let stop = Transition::StepStopped { path: path.into(), state, outbox: Outbox::default(), clear_intent: false };
+        self.apply(path, "unknown_outcome", attempt, Some(ErrorKind::UnknownOutcome), stop).await?;
+        Ok(Looked::Unknown)
+    }
+
+    /// Cancelled, out of time, or free to go on.
+    async fn may_go_on(&self, ctx: &ExecutionContext) -> Result<()> {
+        let parts = &self.engine.0.parts;
+        let record = parts.journal.run(&self.claim.tenant, self.claim.run).await?;
+        if record.cancel_requested {
+            return Err(Error::new(ErrorKind::Cancelled, "workflow.run", "the run was cancelled"));
+        }
+        if self.token.is_cancelled() {
+            return Err(Error::new(ErrorKind::LeaseLost, "workflow.run", "the run was taken over or cut off"));
+        }
+        let ran = record.running + parts.clock.monotonic().saturating_sub(self.began);
+        if ran > parts.limits.running {
+            let e = Error::new(ErrorKind::Timeout, "workflow.run", "the run used up its running time")
+                .with_retry(Retryability::Never);
+            return Err(e.with("limit_s", parts.limits.running.as_secs().to_string()));
+        }
+        ctx.check("workflow.run", parts.clock.now())
+    }
+
+    async fn moved(&mut self, state: RunState, error: Option<ErrorReport>) -> Result<()> {
+        let clock = &self.engine.0.parts.clock;
+        let now = clock.monotonic();
+        let ran = now.saturating_sub(self.began);
+        self.began = now;
+        let what = match state {
+            RunState::Running => "resumed",
+            RunState::Parked => "parked",
+            RunState::Completed => "completed",
+            RunState::Failed => "failed",
+            RunState::Cancelled => "cancelled",
+        };
+        let kind = error.as_ref().map(|r| r.kind);
+        self.apply("run", what, 0, kind, Transition::RunMoved { state, error, ran }).await
+    }
+
+    /// Journals a change, then tells who listens.
+    async fn apply(
+        &self,
+        path: &str,
+        what: &str,
+        attempt: u32,
+        error: Option<ErrorKind>,
+        transition: Transition,
+    ) -> Result<()> {
+        let parts = &self.engine.0.parts;
+        let now = parts.clock.now();
+        parts.journal.apply(&self.claim, now, transition).await?;
+        self.engine.0.changed.notify_waiters();
+        if let Some(observer) = &parts.observer {
+            let run = RunRef { tenant: self.claim.tenant.clone(), run: self.claim.run };
+            let error = error.map(|k| k.as_str().to_owned());
+            let event =
+                forge_core::journal::RunEvent { seq: 0, at: now, path: path.into(), what: what.into(), attempt, error };
+            observer(&run, &event);
+        }
+        Ok(())
+    }
+}
+
+enum Looked {
+    Done(Value),
+    NotThere,
+    Unknown,
+}
+
+enum After {
+    Retry(Duration),
+    LookUp(Intent),
+    Parked,
+}
+
+/// Runs a step's body, in whichever process it is: the guard around each call in it, its books collected.
+pub(super) async fn perform(
+    engine: &Engine,
+    ctx: &ExecutionContext,
+    claim: &Claim,
+    step: &StepDef,
+    path: &str,
+    attempt: u32,
+    outputs: &Outputs,
+) -> (Result<Value>, Outbox) {
+    let parts = &engine.0.parts;
+    let books = StepBooks::default();
+    let intents = Arc::new(Intents { engine: engine.clone(), claim: claim.clone(), path: path.to_owned() });
+    let place = Place {
+        run: claim.run,
+        path: path.into(),
+        attempt,
+        books: books.clone(),
+        intents,
+        ordinal: Arc::new(AtomicU32::new(0)),
+    };
+    let work = async {
+        match &step.body {
+            Body::Tool { tool, args } => {
+                let options = place.options(ctx);
+                parts.tools.call(ctx, tool, args(outputs)?, options).await.map(|o| o.content().clone())
+            }
+            Body::Code(code) => {
+                let (tools, model) = (parts.tools.clone(), parts.model.clone());
+                code(StepContext { ctx: ctx.clone(), outputs: outputs.clone(), tools, model, place }).await
+            }
+        }
+    };
+    let outcome = std::panic::AssertUnwindSafe(work).catch_unwind().await;
+    let outcome = outcome
+        .unwrap_or_else(|_| Err(Error::unexpected("workflow.step", "the step panicked").with("step", path.to_owned())));
+    (outcome, books.take())
+}
+
+/// Writes intents into the run's journal. An intent that is still open is somebody's effect: no second one is made over it.
+struct Intents {
+    engine: Engine,
+    claim: Claim,
+    path: String,
+}
+
+#[async_trait]
+impl forge_core::guard::IntentLog for Intents {
+    async fn intend(&self, intent: Intent) -> Result<()> {
+        let parts = &self.engine.0.parts;
+        let steps = parts.journal.steps(&self.claim.tenant, self.claim.run).await?;
+        let open = steps.iter().find(|s| s.path == self.path).and_then(|s| s.intent.as_ref());
+        if open.is_some_and(|i| i.key == intent.key) {
+            return Err(Error::new(
+                ErrorKind::UnknownOutcome,
+                "workflow.intend",
+                "an earlier try may have made this effect",
+            ));
+        }
+        let transition = Transition::Intended { path: self.path.clone(), intent };
+        parts.journal.apply(&self.claim, parts.clock.now(), transition).await
+    }
+}

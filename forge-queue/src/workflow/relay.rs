@@ -1,0 +1,64 @@
+//! From the journal's outbox to the other books, under the same ids: a repeated relay is a duplicate, which they ignore.
+
+use std::time::Duration;
+
+use forge_core::audit::Durability;
+use forge_core::journal::Owed;
+use forge_core::{ExecutionContext, Principal, RequestId, Result};
+
+use super::engine::Engine;
+
+const BATCH: usize = 256;
+/// A process that writes to the same journal may have added something.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// Relays until the engine stops, and once more then.
+pub(super) async fn run(engine: Engine) {
+    let shared = &engine.0;
+    loop {
+        let changed = shared.changed.notified();
+        if let Err(e) = drain(&engine).await {
+            // nothing is lost: what is not relayed stays owed
+            tracing::warn!(error = %e, "the outbox could not be relayed; it is tried again");
+        }
+        if shared.stopping.is_cancelled() && shared.driving().is_empty() {
+            if let Err(e) = drain(&engine).await {
+                tracing::warn!(error = %e, "the outbox is left to the next start");
+            }
+            return;
+        }
+        tokio::select! {
+            () = changed => {}
+            () = shared.parts.clock.sleep(LOOK_AGAIN) => {}
+        }
+    }
+}
+
+/// Relays everything that is owed now.
+pub(super) async fn drain(engine: &Engine) -> Result<()> {
+    let journal = &engine.0.parts.journal;
+    loop {
+        let owed = journal.owed(BATCH).await?;
+        if owed.is_empty() {
+            return Ok(());
+        }
+        for row in owed {
+            let id = row.id;
+            pay(engine, row).await?;
+            journal.paid(&[id]).await?;
+        }
+    }
+}
+
+async fn pay(engine: &Engine, row: Owed) -> Result<()> {
+    let parts = &engine.0.parts;
+    let ctx =
+        ExecutionContext::issue(Principal::system(row.tenant.as_str(), "relay")?, RequestId::random(parts.clock.now()));
+    if !row.outbox.usage.is_empty() {
+        parts.ledger.record(&ctx, row.outbox.usage).await?;
+    }
+    for record in row.outbox.audit {
+        parts.audit.append(&ctx, record, Durability::Durable).await?;
+    }
+    Ok(())
+}
