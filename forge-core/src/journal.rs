@@ -245,7 +245,8 @@ pub struct RunEvent {
 /// # Contract
 /// Every method names the tenant; another tenant's run is not there. `create` with the id of a stored run returns that run
 /// and changes nothing. `apply` is atomic and durable when it returns; under an old fence it is `LeaseLost` and changes
-/// nothing. `claim` succeeds where nobody holds the run or the holder's time ran out, and raises the fence.
+/// nothing. `claim` succeeds where nobody holds the run, the holder's time ran out, or the holder is this owner (a process
+/// that took its place: an owner is one at a time), and raises the fence.
 #[async_trait]
 pub trait Journal: HealthCheck + std::fmt::Debug + Send + Sync + 'static {
     /// Keeps a new run, or returns the one with its id.
@@ -278,11 +279,11 @@ pub trait Journal: HealthCheck + std::fmt::Debug + Send + Sync + 'static {
     /// `Unavailable`.
     async fn runs(&self, tenant: &TenantId, limit: usize) -> Result<Vec<RunRecord>>;
 
-    /// Runs of any tenant that are not final and held by nobody at `now`, oldest first: what a starting host looks at.
+    /// Runs of any tenant that are not final and that `owner` may claim at `now`, oldest first: what a starting host looks at.
     ///
     /// # Errors
     /// `Unavailable`.
-    async fn resumable(&self, now: Timestamp, limit: usize) -> Result<Vec<(TenantId, RunId)>>;
+    async fn resumable(&self, owner: &str, now: Timestamp, limit: usize) -> Result<Vec<(TenantId, RunId)>>;
 
     /// Takes a run, until `until`.
     ///

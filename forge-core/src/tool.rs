@@ -91,7 +91,7 @@ impl ToolSpec {
         Self {
             name: name.into(),
             description: description.into(),
-            schema: Value::Object(serde_json::Map::new()),
+            schema: serde_json::json!({ "type": "object", "additionalProperties": false }),
             effect: Effect::Send,
             idempotent: false,
             timeout: Duration::from_secs(30),

@@ -2,12 +2,16 @@
 
 mod books;
 mod clock;
+mod journal;
 mod keys;
 mod policy;
+mod queue;
 mod store;
 
 pub use books::{FakeAudit, FakeLedger, FakePricing, FakeQuota};
 pub use clock::{ManualClock, SkippingClock};
+pub use journal::FakeJournal;
 pub use keys::{FakeKeyring, FakeRedactor};
 pub use policy::{FakeApprovals, FakePolicy};
+pub use queue::{FakeModel, FakeQueue};
 pub use store::{FakeBlobs, FakeEmbedder, FakeKeyValue, FakeVectors};

@@ -20,8 +20,7 @@ pub(super) fn check(tool: &str, schema: &Value, args: &Value) -> Result<()> {
             return wrong("a required argument is missing", name);
         }
     }
-    // a tool without declared input takes none; one with a schema refuses unknown fields if it says so
-    let closed = schema.get("additionalProperties") == Some(&Value::Bool(false)) || properties.is_empty();
+    let closed = schema.get("additionalProperties") == Some(&Value::Bool(false));
     for (name, value) in fields {
         match properties.get(name) {
             // the name came from outside: its length is said, not its text

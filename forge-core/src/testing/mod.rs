@@ -4,8 +4,10 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use crate::guard::{Guard, GuardParts};
+use crate::metrics::NoMetrics;
 use crate::tool::{ToolCall, ToolEnv};
-use crate::{ExecutionContext, OperationKey, Principal, RequestId, Result, ToolName, fake};
+use crate::{Clock, ExecutionContext, OperationKey, Principal, RequestId, Result, ToolName, fake};
 
 /// A context of `tenant/employee` with a role; its request id follows from the two names.
 ///
@@ -37,4 +39,35 @@ pub fn tool_env() -> ToolEnv {
         secrets: crate::secret::Secrets::standard(),
         clock: Arc::new(fake::ManualClock::default()),
     }
+}
+
+/// A guard made of fakes, with handles on its books.
+#[derive(Debug, Clone)]
+pub struct FakeGuard {
+    /// The guard.
+    pub guard: Guard,
+    /// What it is made of.
+    pub parts: GuardParts,
+    /// Its audit rows.
+    pub audit: fake::FakeAudit,
+    /// Its usage.
+    pub ledger: fake::FakeLedger,
+}
+
+/// A guard with this policy and clock; everything else is a fake without limits.
+pub fn fake_guard(policy: fake::FakePolicy, clock: Arc<dyn Clock>) -> FakeGuard {
+    let (audit, ledger) = (fake::FakeAudit::default(), fake::FakeLedger::default());
+    let parts = GuardParts {
+        policy: Arc::new(policy),
+        approvals: Arc::new(fake::FakeApprovals::default()),
+        redactor: Arc::new(fake::FakeRedactor),
+        keyring: Arc::new(fake::FakeKeyring),
+        quota: Arc::new(fake::FakeQuota::default()),
+        pricing: Arc::new(fake::FakePricing),
+        ledger: Arc::new(ledger.clone()),
+        audit: Arc::new(audit.clone()),
+        metrics: Arc::new(NoMetrics),
+        clock,
+    };
+    FakeGuard { guard: Guard::new(parts.clone()), parts, audit, ledger }
 }

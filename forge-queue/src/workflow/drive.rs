@@ -47,10 +47,10 @@ pub(super) async fn drive(engine: &Engine, tenant: &TenantId, run: RunId, token:
     let now = parts.clock.now();
     let claim = parts.journal.claim(tenant, run, &parts.owner, now, now.after(parts.limits.lease)).await?;
     let record = parts.journal.run(tenant, run).await?;
-    let driving =
+    let mut driving =
         Driving { engine, claim: claim.clone(), record, token: token.clone(), began: parts.clock.monotonic() };
     let heart = engine.0.tasks.spawn(heartbeat(engine.clone(), claim.clone(), token.clone()));
-    let outcome = driving.to_its_end().await;
+    let outcome = driving.until_rest().await;
     heart.abort();
     match parts.journal.release(&claim).await {
         Err(e) if outcome.is_ok() && e.kind() != ErrorKind::LeaseLost => Err(e),
@@ -74,7 +74,7 @@ async fn heartbeat(engine: Engine, claim: Claim, token: CancellationToken) {
 }
 
 impl Driving<'_> {
-    async fn to_its_end(mut self) -> Result<()> {
+    async fn until_rest(&mut self) -> Result<()> {
         if self.record.state.is_final() {
             return Ok(());
         }
@@ -92,6 +92,8 @@ impl Driving<'_> {
             Ok(Pass::Parked) => (RunState::Parked, None),
             // another host has it now, or the journal does not answer: this one must not write
             Err(e) if matches!(e.kind(), ErrorKind::LeaseLost | ErrorKind::Conflict) => return Err(e),
+            // nothing is lost by a deploy: the run waits for a host that has its definition
+            Err(e) if e.kind() == ErrorKind::DefinitionChanged => (RunState::Parked, Some(e)),
             Err(e) if e.kind() == ErrorKind::Cancelled => (RunState::Cancelled, Some(e)),
             Err(e) => (RunState::Failed, Some(e)),
         };

@@ -130,18 +130,43 @@ impl Engine {
         })))
     }
 
-    /// Begins the relay and goes on with every run that a crash or a shutdown left. Call it once, at start.
+    /// Begins the relay and goes on with every run that a crash or a shutdown left; from then on also with those that another
+    /// host of the same journal abandons. Call it once, at start.
     ///
     /// # Errors
     /// `Unavailable` if the journal cannot be read.
     pub async fn resume(&self) -> Result<usize> {
-        let now = self.0.parts.clock.now();
-        let left = self.0.parts.journal.resumable(now, 10_000).await?;
+        let resumed = self.take_over().await?;
         self.0.tasks.spawn(relay::run(self.clone()));
+        let engine = self.clone();
+        self.0.tasks.spawn(async move {
+            let shared = &engine.0;
+            loop {
+                tokio::select! {
+                    () = shared.parts.clock.sleep(shared.parts.limits.lease) => {}
+                    () = shared.stopping.cancelled() => return,
+                }
+                if let Err(e) = engine.take_over().await {
+                    tracing::warn!(error = %e, "the journal could not be searched for abandoned runs; it is tried again");
+                }
+            }
+        });
+        Ok(resumed)
+    }
+
+    /// Drives what nobody drives.
+    async fn take_over(&self) -> Result<usize> {
+        let parts = &self.0.parts;
+        let left = parts.journal.resumable(&parts.owner, parts.clock.now(), 10_000).await?;
         let mut resumed = 0;
         for (tenant, run) in left {
-            let record = self.0.parts.journal.run(&tenant, run).await?;
-            if record.state == RunState::Running || record.cancel_requested || self.is_answered(&tenant, run).await? {
+            let record = parts.journal.run(&tenant, run).await?;
+            let known_again = || {
+                let changed = record.error.as_ref().is_some_and(|e| e.kind == ErrorKind::DefinitionChanged);
+                changed && self.0.definition(&record).is_ok()
+            };
+            let free = record.state == RunState::Running || record.cancel_requested || known_again();
+            if free || self.is_answered(&tenant, run).await? {
                 self.spawn(tenant, run);
                 resumed += 1;
             }

@@ -140,10 +140,10 @@ impl Database {
                 None => open::reader(&shared.path)?,
             };
             let outcome = work(&connection);
-            if let Ok(mut idle) = shared.idle.lock() {
-                if idle.len() < IDLE_READERS {
-                    idle.push(connection);
-                }
+            if let Ok(mut idle) = shared.idle.lock()
+                && idle.len() < IDLE_READERS
+            {
+                idle.push(connection);
             }
             outcome
         })
