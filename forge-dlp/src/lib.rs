@@ -16,7 +16,7 @@
 //! assert_eq!(redactor.redact(&acme, text.into(), &RedactOptions::mask_all())?, "write to [EMAIL], password: [SECRET]");
 //! let tokens = redactor.redact(&acme, text.into(), &RedactOptions::tokenize_all())?;
 //! assert_eq!(redactor.reveal(&acme, &tokens)?, text);
-//! # forge_core::Result::Ok(()) }).unwrap();
+//! # Ok::<(), forge_core::Error>(()) }).unwrap();
 //! ```
 
 #![cfg_attr(docsrs, feature(doc_cfg))]

@@ -144,7 +144,8 @@ async fn two_openers_at_once_agree_on_the_keys() {
         FileKeyring::open(dir.path(), master()).await.unwrap(),
     );
     let (ra, rb) = tokio::join!(a.load(&acme), b.load(&acme));
-    (ra.unwrap(), rb.unwrap());
+    ra.unwrap();
+    rb.unwrap();
     assert_eq!(a.tokenize(&acme, "x").unwrap(), b.tokenize(&acme, "x").unwrap());
 }
 

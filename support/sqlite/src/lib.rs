@@ -8,7 +8,7 @@
 //! db.write("t.add", |tx| tx.execute("INSERT INTO t VALUES (?1)", [7]).map_err(error("t.add"))).await?;
 //! let n: i64 = db.read("t.sum", |c| c.query_row("SELECT sum(n) FROM t", [], |r| r.get(0)).map_err(error("t.sum"))).await?;
 //! assert_eq!(n, 7);
-//! # forge_core::Result::Ok(()) }).unwrap();
+//! # Ok::<(), forge_core::Error>(()) }).unwrap();
 //! ```
 
 mod error;

@@ -1,0 +1,147 @@
+//! A running host.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use forge_core::approvals::Approvals;
+use forge_core::audit::AuditLog;
+use forge_core::blob::BlobStore;
+use forge_core::guard::{Guard, Guarded, Tools};
+use forge_core::keyring::Keyring;
+use forge_core::kv::KeyValue;
+use forge_core::metrics::Metrics;
+use forge_core::model::LanguageModel;
+use forge_core::policy::PolicyEngine;
+use forge_core::queue::TaskQueue;
+use forge_core::redact::Redactor;
+use forge_core::usage::UsageLedger;
+use forge_core::{Clock, Depth, ExecutionContext, Health, HealthCheck, Principal, RequestId, Result, Status};
+use forge_memory::Memory;
+use forge_queue::worker::Worker;
+use forge_queue::workflow::Engine;
+use tokio::task::JoinHandle;
+
+use crate::builder::ForgeBuilder;
+use crate::scope::Scope;
+
+/// Everything, assembled. Cheap to clone; [`shutdown`](Forge::shutdown) it once.
+#[derive(Clone)]
+pub struct Forge(Arc<Parts>);
+
+pub(crate) struct Parts {
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) guard: Guard,
+    pub(crate) tools: Tools,
+    pub(crate) engine: Engine,
+    pub(crate) worker: Worker,
+    pub(crate) serving: std::sync::Mutex<Option<JoinHandle<()>>>,
+    pub(crate) model: Guarded<dyn LanguageModel>,
+    pub(crate) queue: Guarded<dyn TaskQueue>,
+    pub(crate) key_values: Guarded<dyn KeyValue>,
+    pub(crate) blobs: Guarded<dyn BlobStore>,
+    pub(crate) memory: Memory,
+    pub(crate) approvals: Arc<dyn Approvals>,
+    pub(crate) policy: Arc<dyn PolicyEngine>,
+    pub(crate) ledger: Arc<dyn UsageLedger>,
+    pub(crate) audit: Arc<dyn AuditLog>,
+    pub(crate) keyring: Arc<dyn Keyring>,
+    pub(crate) redactor: Arc<dyn Redactor>,
+    pub(crate) metrics: Arc<dyn Metrics>,
+    pub(crate) checks: Vec<(&'static str, Arc<dyn HealthCheck>)>,
+}
+
+/// The health of every adapter, by name.
+#[derive(Debug, Clone)]
+pub struct HealthReport(pub Vec<(&'static str, Health)>);
+
+impl HealthReport {
+    /// Whether work can be done: nothing is down.
+    pub fn is_ready(&self) -> bool {
+        self.0.iter().all(|(_, h)| h.status != Status::Down)
+    }
+}
+
+impl Forge {
+    /// Begins with the embedded backends; whatever is added replaces or extends them.
+    pub fn builder() -> ForgeBuilder {
+        ForgeBuilder::new()
+    }
+
+    pub(crate) fn new(parts: Parts) -> Self {
+        Self(Arc::new(parts))
+    }
+
+    pub(crate) fn parts(&self) -> &Parts {
+        &self.0
+    }
+
+    /// The context of a new request: the only way to one in a host. The principal must come from a checked token or session.
+    pub fn context(&self, principal: Principal) -> ExecutionContext {
+        ExecutionContext::issue(principal, RequestId::random(self.0.clock.now()))
+    }
+
+    /// The adapters, bound to a context.
+    pub fn scope(&self, ctx: &ExecutionContext) -> Scope<'_> {
+        Scope { forge: self, ctx: ctx.clone() }
+    }
+
+    /// The key-value store, behind the guard.
+    pub fn key_values(&self) -> &dyn KeyValue {
+        &self.0.key_values
+    }
+
+    /// The blob store, behind the guard.
+    pub fn blobs(&self) -> &dyn BlobStore {
+        &self.0.blobs
+    }
+
+    /// The audit log, for verification and export by the host's own tools.
+    pub fn audit_log(&self) -> &Arc<dyn AuditLog> {
+        &self.0.audit
+    }
+
+    /// The redactor, for the host's own logs.
+    pub fn redactor(&self) -> &Arc<dyn Redactor> {
+        &self.0.redactor
+    }
+
+    /// Asks every adapter for its health.
+    pub async fn health(&self, depth: Depth) -> HealthReport {
+        let checks = self.0.checks.iter().map(|(name, adapter)| async move { (*name, adapter.check(depth).await) });
+        HealthReport(futures::future::join_all(checks).await)
+    }
+
+    /// Stops in good order: no new work, running tasks and steps end, the books are flushed. What is not done within the time
+    /// is cut off; queue and journal know how to go on.
+    ///
+    /// # Errors
+    /// `Unavailable` if the books could not be flushed.
+    pub async fn shutdown(&self, within: Duration) -> Result<()> {
+        let p = &self.0;
+        let ends = p.clock.monotonic() + within;
+        let left = |clock: &Arc<dyn Clock>| ends.saturating_sub(clock.monotonic());
+        // the engine first: its queued steps still need the worker
+        p.engine.shutdown(left(&p.clock)).await;
+        p.worker.shutdown(left(&p.clock)).await;
+        let serving = p.serving.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+        if let Some(mut serving) = serving {
+            tokio::select! {
+                _ = &mut serving => {}
+                () = p.clock.sleep(left(&p.clock)) => serving.abort(),
+            }
+        }
+        p.ledger.flush().await?;
+        p.audit.flush().await
+    }
+}
+
+impl fmt::Debug for Forge {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Forge")
+            .field("tools", &self.0.tools)
+            .field("engine", &self.0.engine)
+            .field("adapters", &self.0.checks.iter().map(|(n, _)| n).collect::<Vec<_>>())
+            .finish_non_exhaustive()
+    }
+}

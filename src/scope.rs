@@ -1,0 +1,187 @@
+//! The adapters, bound to one context: what a request handler holds.
+
+use forge_core::approvals::{Answer, Approval};
+use forge_core::audit::AuditRow;
+use forge_core::guard::{Access, CallOptions};
+use forge_core::model::{Completion, CompletionRequest};
+use forge_core::queue::{NewTask, TaskQueue, TaskStatus};
+use forge_core::tool::{Effect, ToolOutput};
+use forge_core::usage::{UsageEvent, UsageQuery, UsageTotals};
+use forge_core::vector::Hit;
+use forge_core::{ApprovalId, Digest, ExecutionContext, Namespace, Result, TaskId, TenantId};
+use forge_memory::Passage;
+use forge_queue::workflow::{RunHandle, RunRef};
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::Forge;
+
+/// One request's view of Forge. Everything asked through it is decided, audited and paid for as the context's employee.
+///
+/// Where a reference or a tenant comes from outside with the request, it is an argument here and is checked: another tenant's
+/// is `TenantMismatch`, with an audit row.
+#[derive(Debug, Clone)]
+pub struct Scope<'a> {
+    pub(crate) forge: &'a Forge,
+    pub(crate) ctx: ExecutionContext,
+}
+
+impl Scope<'_> {
+    /// Calls a tool.
+    ///
+    /// # Errors
+    /// `PolicyDenied`, `ApprovalRequired`, `QuotaExceeded`, `InvalidInput`; the tool's own.
+    pub async fn call(&self, tool: &str, args: Value) -> Result<ToolOutput> {
+        self.call_with(tool, args, CallOptions::default()).await
+    }
+
+    /// Calls a tool with a key or tries of one's own.
+    ///
+    /// # Errors
+    /// As for [`call`](Self::call).
+    pub async fn call_with(&self, tool: &str, args: Value, options: CallOptions) -> Result<ToolOutput> {
+        self.forge.parts().tools.call(&self.ctx, tool, args, options).await
+    }
+
+    /// Asks the language model.
+    ///
+    /// # Errors
+    /// The guard's refusals; the model's own.
+    pub async fn complete(&self, request: CompletionRequest) -> Result<Completion> {
+        self.forge.parts().model.complete_with(&self.ctx, request, CallOptions::default()).await
+    }
+
+    /// Starts a workflow; it survives the process.
+    ///
+    /// # Errors
+    /// `NotFound`; the guard's refusals.
+    pub async fn start(&self, workflow: &str, input: impl Serialize) -> Result<RunHandle> {
+        self.forge.parts().engine.start(&self.ctx, workflow, input, None).await
+    }
+
+    /// Starts a workflow once for this business key: again is the same run.
+    ///
+    /// # Errors
+    /// As for [`start`](Self::start).
+    pub async fn start_once(&self, key: &str, workflow: &str, input: impl Serialize) -> Result<RunHandle> {
+        self.forge.parts().engine.start(&self.ctx, workflow, input, Some(key)).await
+    }
+
+    /// A run.
+    ///
+    /// # Errors
+    /// `TenantMismatch`, `PolicyDenied`, `NotFound`.
+    pub async fn run(&self, run: &RunRef) -> Result<RunHandle> {
+        self.forge.parts().engine.find(&self.ctx, run).await
+    }
+
+    /// Asks a run to stop.
+    ///
+    /// # Errors
+    /// `TenantMismatch`, `PolicyDenied`, `NotFound`.
+    pub async fn cancel(&self, run: &RunRef) -> Result<bool> {
+        self.forge.parts().engine.cancel(&self.ctx, run).await
+    }
+
+    /// Questions that wait for a person.
+    ///
+    /// # Errors
+    /// `PolicyDenied`.
+    pub async fn pending_approvals(&self) -> Result<Vec<Approval>> {
+        self.read("approval.read", "approvals", self.ctx.tenant()).await?;
+        self.forge.parts().approvals.pending(&self.ctx, 1000).await
+    }
+
+    /// Says yes to exactly the arguments with this digest; the run that waits for it goes on.
+    ///
+    /// # Errors
+    /// `PolicyDenied` for the asker and for a role that may not; `Conflict`; `NotFound`.
+    pub async fn approve(&self, id: ApprovalId, digest: Digest) -> Result<()> {
+        self.answer(id, digest, Answer::Approve).await
+    }
+
+    /// Says no.
+    ///
+    /// # Errors
+    /// As for [`approve`](Self::approve).
+    pub async fn deny(&self, id: ApprovalId, digest: Digest) -> Result<()> {
+        self.answer(id, digest, Answer::Deny).await
+    }
+
+    async fn answer(&self, id: ApprovalId, digest: Digest, answer: Answer) -> Result<()> {
+        let parts = self.forge.parts();
+        parts.guard.answer(&self.ctx, id, digest, answer).await?;
+        parts.engine.answered(self.ctx.tenant(), id).await.map(|_| ())
+    }
+
+    /// Queues a task.
+    ///
+    /// # Errors
+    /// The guard's refusals; `InvalidInput` if it is too large.
+    pub async fn enqueue(&self, task: NewTask) -> Result<TaskId> {
+        self.forge.parts().queue.enqueue(&self.ctx, task).await
+    }
+
+    /// Where a task of this tenant is.
+    ///
+    /// # Errors
+    /// `TenantMismatch`, `PolicyDenied`, `NotFound`.
+    pub async fn task(&self, owner: &TenantId, id: TaskId) -> Result<TaskStatus> {
+        self.read("task.read", "task", owner).await?;
+        self.forge.parts().queue.status(&self.ctx, id).await
+    }
+
+    /// Remembers passages, so that they can be recalled by meaning and by words.
+    ///
+    /// # Errors
+    /// `TenantMismatch`, `PolicyDenied`, `InvalidInput`.
+    pub async fn remember(&self, namespace: &Namespace, passages: Vec<Passage>) -> Result<()> {
+        let access = self.access("memory.write", namespace.memory_type().as_str(), namespace.tenant(), Effect::Write);
+        self.forge.parts().guard.authorize(&self.ctx, access).await?;
+        self.forge.parts().memory.remember(&self.ctx, namespace, passages).await
+    }
+
+    /// Recalls passages, best first.
+    ///
+    /// # Errors
+    /// `TenantMismatch`, `PolicyDenied`.
+    pub async fn recall(&self, namespace: &Namespace, query: &str, limit: usize) -> Result<Vec<Hit>> {
+        self.read("memory.read", namespace.memory_type().as_str(), namespace.tenant()).await?;
+        self.forge.parts().memory.recall(&self.ctx, namespace, query, limit).await
+    }
+
+    /// Usage events of a tenant, oldest first, at most `limit`.
+    ///
+    /// # Errors
+    /// `TenantMismatch`, `PolicyDenied`.
+    pub async fn usage(&self, owner: &TenantId, query: &UsageQuery, limit: usize) -> Result<Vec<UsageEvent>> {
+        self.read("usage.read", "usage", owner).await?;
+        self.forge.parts().ledger.events(&self.ctx, query, limit).await
+    }
+
+    /// Exact sums of a tenant's usage.
+    ///
+    /// # Errors
+    /// `TenantMismatch`, `PolicyDenied`.
+    pub async fn usage_totals(&self, owner: &TenantId, query: &UsageQuery) -> Result<UsageTotals> {
+        self.read("usage.read", "usage", owner).await?;
+        self.forge.parts().ledger.totals(&self.ctx, query).await
+    }
+
+    /// Audit rows of a tenant from `from_seq` on, at most `limit`.
+    ///
+    /// # Errors
+    /// `TenantMismatch`, `PolicyDenied`.
+    pub async fn audit(&self, owner: &TenantId, from_seq: u64, limit: usize) -> Result<Vec<AuditRow>> {
+        self.read("audit.read", "audit", owner).await?;
+        self.forge.parts().audit.read(&self.ctx, from_seq, limit).await
+    }
+
+    fn access<'b>(&self, action: &'static str, resource: &'b str, owner: &'b TenantId, effect: Effect) -> Access<'b> {
+        Access { action, resource, owner, effect, payload: Value::Null }
+    }
+
+    async fn read(&self, action: &'static str, resource: &str, owner: &TenantId) -> Result<()> {
+        self.forge.parts().guard.authorize(&self.ctx, self.access(action, resource, owner, Effect::Read)).await
+    }
+}
