@@ -1,0 +1,223 @@
+//! The catalogue in the OpenMetrics text format, on prometheus-client.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::{Mutex, PoisonError};
+
+use forge_core::metrics::{Labels, Metric, MetricKind, Metrics};
+use forge_core::{Error, Result};
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+
+/// The content type of [`PrometheusMetrics::encode`].
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Seconds; from a cache hit to a slow model.
+const BUCKETS: [f64; 12] = [0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+/// Distinct tenants before the rest is counted together.
+const TENANTS: usize = 1000;
+const OTHER: &str = "_other";
+
+type Names = Vec<(&'static str, String)>;
+type Amounts = Counter<f64, std::sync::atomic::AtomicU64>;
+type Levels = Gauge<f64, std::sync::atomic::AtomicU64>;
+
+enum Series {
+    Counter(Family<Names, Amounts>),
+    Gauge(Family<Names, Levels>),
+    Histogram(Family<Names, Histogram, fn() -> Histogram>),
+}
+
+/// The metrics of one host, in a registry of its own.
+pub struct PrometheusMetrics {
+    registry: Registry,
+    series: BTreeMap<Metric, Series>,
+    dropped: Counter,
+    tenants: Mutex<BTreeSet<String>>,
+}
+
+impl Default for PrometheusMetrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl PrometheusMetrics {
+    /// Registers the whole catalogue.
+    pub fn new() -> Self {
+        let mut registry = Registry::default();
+        let mut series = BTreeMap::new();
+        for metric in Metric::ALL {
+            let (name, kind, help, _) = metric.describe();
+            let one = match kind {
+                MetricKind::Counter => {
+                    let family = Family::default();
+                    registry.register(name, help, family.clone());
+                    Series::Counter(family)
+                }
+                MetricKind::Gauge => {
+                    let family = Family::default();
+                    registry.register(name, help, family.clone());
+                    Series::Gauge(family)
+                }
+                MetricKind::Histogram => {
+                    let make: fn() -> Histogram = || Histogram::new(BUCKETS);
+                    let family = Family::new_with_constructor(make);
+                    registry.register(name, help, family.clone());
+                    Series::Histogram(family)
+                }
+            };
+            series.insert(metric, one);
+        }
+        let dropped = Counter::default();
+        registry.register(
+            "forge_telemetry_dropped_measurements",
+            "measurements with wrong labels or of a wrong kind",
+            dropped.clone(),
+        );
+        Self { registry, series, dropped, tenants: Mutex::default() }
+    }
+
+    /// The exposition, ending with `# EOF`.
+    ///
+    /// # Errors
+    /// `Unexpected` if a label does not encode.
+    pub fn encode(&self) -> Result<String> {
+        let mut text = String::new();
+        encode(&mut text, &self.registry)
+            .map_err(|e| Error::unexpected("metrics.encode", "the exposition does not encode").with_source(e))?;
+        Ok(text)
+    }
+
+    /// Names and values side by side; `None` if their numbers differ.
+    fn label(&self, metric: Metric, values: Labels<'_>) -> Option<Names> {
+        let (_, _, _, names) = metric.describe();
+        if names.len() != values.len() {
+            return None;
+        }
+        Some(
+            names
+                .iter()
+                .zip(values)
+                .map(|(n, v)| (*n, if *n == "tenant" { self.tenant(v) } else { (*v).to_owned() }))
+                .collect(),
+        )
+    }
+
+    /// A flood of tenants must not become a flood of series.
+    fn tenant(&self, tenant: &str) -> String {
+        let mut known = self.tenants.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() < TENANTS && !known.contains(tenant) {
+            known.insert(tenant.to_owned());
+        }
+        if known.contains(tenant) { tenant.to_owned() } else { OTHER.to_owned() }
+    }
+}
+
+impl Metrics for PrometheusMetrics {
+    fn add(&self, metric: Metric, labels: Labels<'_>, amount: f64) {
+        let added = match self.series.get(&metric) {
+            Some(Series::Counter(family)) if amount >= 0.0 => {
+                self.label(metric, labels).map(|names| family.get_or_create(&names).inc_by(amount))
+            }
+            Some(Series::Gauge(family)) => {
+                self.label(metric, labels).map(|names| family.get_or_create(&names).inc_by(amount))
+            }
+            _ => None,
+        };
+        if added.is_none() {
+            self.dropped.inc();
+        }
+    }
+
+    fn observe(&self, metric: Metric, labels: Labels<'_>, seconds: f64) {
+        let observed = match self.series.get(&metric) {
+            Some(Series::Histogram(family)) => {
+                self.label(metric, labels).map(|names| family.get_or_create(&names).observe(seconds))
+            }
+            _ => None,
+        };
+        if observed.is_none() {
+            self.dropped.inc();
+        }
+    }
+}
+
+impl fmt::Debug for PrometheusMetrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PrometheusMetrics")
+    }
+}
+
+/// `GET /metrics`. Serve it on a listener of its own, not beside tenants' requests.
+#[cfg(feature = "axum")]
+pub fn router(metrics: std::sync::Arc<PrometheusMetrics>) -> axum::Router {
+    use axum::http::{StatusCode, header};
+    use axum::response::IntoResponse;
+    let answer = move || {
+        let metrics = metrics.clone();
+        async move {
+            match metrics.encode() {
+                Ok(text) => ([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response(),
+                Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+            }
+        }
+    };
+    axum::Router::new().route("/metrics", axum::routing::get(answer))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_whole_catalogue_is_exposed_with_help_and_type() {
+        let m = PrometheusMetrics::new();
+        for metric in Metric::ALL {
+            let (_, kind, _, names) = metric.describe();
+            let labels = vec!["x\"y\\\n"; names.len()];
+            match kind {
+                MetricKind::Histogram => m.observe(metric, &labels, 0.2),
+                _ => m.add(metric, &labels, 1.0),
+            }
+        }
+        let text = m.encode().unwrap();
+        for metric in Metric::ALL {
+            let (name, _, help, _) = metric.describe();
+            assert!(
+                text.contains(&format!("# HELP {name} {help}")) && text.contains(&format!("# TYPE {name} ")),
+                "{name}\n{text}"
+            );
+        }
+        assert!(text.contains(r#"tenant="x\"y\\\n""#) && text.ends_with("# EOF\n"), "{text}");
+    }
+
+    #[test]
+    fn wrong_labels_are_counted_and_tenants_are_capped() {
+        let m = PrometheusMetrics::new();
+        m.add(Metric::Findings, &["acme"], 1.0);
+        m.observe(Metric::Findings, &["acme", "EMAIL"], 1.0);
+        for n in 0..TENANTS + 5 {
+            m.add(Metric::Findings, &[&format!("t{n}"), "EMAIL"], 1.0);
+        }
+        let text = m.encode().unwrap();
+        assert!(text.contains("forge_telemetry_dropped_measurements_total 2"), "{text}");
+        assert!(text.contains(r#"forge_dlp_findings_total{tenant="_other",kind="EMAIL"} 5.0"#));
+    }
+
+    #[test]
+    fn tenants_have_series_of_their_own() {
+        let m = PrometheusMetrics::new();
+        m.add(Metric::Findings, &["acme", "EMAIL"], 2.0);
+        m.add(Metric::Findings, &["globex", "EMAIL"], 3.0);
+        let text = m.encode().unwrap();
+        assert!(
+            text.contains(r#"{tenant="acme",kind="EMAIL"} 2.0"#)
+                && text.contains(r#"{tenant="globex",kind="EMAIL"} 3.0"#)
+        );
+    }
+}

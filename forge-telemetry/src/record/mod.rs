@@ -1,0 +1,112 @@
+//! A recorder of Forge's spans: each is appended to a file when it closes, so that a killed process leaves what it did.
+
+mod layer;
+mod otlp;
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+
+use forge_core::{Error, ErrorKind, Result, TenantId};
+use serde::{Deserialize, Serialize};
+
+pub use layer::SpanRecorder;
+pub use otlp::otlp_json;
+
+/// A closed span, as it stands in the file: one JSON object a line.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecordedSpan {
+    /// 32 hex digits.
+    pub trace_id: String,
+    /// 16 hex digits.
+    pub span_id: String,
+    /// 16 hex digits; zeros for the root.
+    pub parent_span_id: String,
+    /// Such as `execute_tool drive_fetch`.
+    pub name: String,
+    /// Nanoseconds since 1970.
+    pub start: i64,
+    /// Start plus what the monotonic clock measured.
+    pub end: i64,
+    /// Names of OpenTelemetry or `forge.…`, masked.
+    pub attributes: BTreeMap<String, String>,
+}
+
+impl RecordedSpan {
+    /// Whose it is.
+    pub fn is_of(&self, tenant: &TenantId) -> bool {
+        self.attributes.get("forge.tenant").is_some_and(|t| t == tenant.as_str())
+    }
+}
+
+/// Reads a recorder's file. A last line that a crash cut off is left out. Of a span that was opened again after a crash, the
+/// last one counts, from the first one's start.
+///
+/// # Errors
+/// `Unavailable` if the file cannot be read; `Corrupt` if a line in its middle does not parse.
+pub fn read_spans(path: impl AsRef<Path>) -> Result<Vec<RecordedSpan>> {
+    let unreadable = |e: std::io::Error| {
+        Error::new(ErrorKind::Unavailable, "spans.read", "the file of spans cannot be read").with_source(e)
+    };
+    let file = std::fs::File::open(path).map_err(unreadable)?;
+    let lines: Vec<String> = BufReader::new(file).lines().collect::<std::io::Result<_>>().map_err(unreadable)?;
+    let mut order = Vec::new();
+    let mut spans: BTreeMap<(String, String), RecordedSpan> = BTreeMap::new();
+    for (n, line) in lines.iter().enumerate() {
+        let mut span: RecordedSpan = match serde_json::from_str(line) {
+            Ok(span) => span,
+            Err(_) if n + 1 == lines.len() => break,
+            Err(e) => {
+                let e = Error::new(ErrorKind::Corrupt, "spans.read", "a line does not parse").with_source(e);
+                return Err(e.with("line", (n + 1).to_string()));
+            }
+        };
+        let id = (span.trace_id.clone(), span.span_id.clone());
+        match spans.get(&id) {
+            Some(first) => span.start = span.start.min(first.start),
+            None => order.push(id.clone()),
+        }
+        spans.insert(id, span);
+    }
+    Ok(order.iter().filter_map(|id| spans.remove(id)).collect())
+}
+
+/// What [`check_trace`] found.
+#[derive(Debug, Clone, Serialize)]
+pub struct TraceReport {
+    /// Spans looked at.
+    pub spans: usize,
+    /// Spans without a parent.
+    pub roots: usize,
+    /// What is wrong, one sentence each.
+    pub problems: Vec<String>,
+}
+
+/// Whether spans are one trace with real parents and measured durations.
+pub fn check_trace(spans: &[RecordedSpan]) -> TraceReport {
+    let mut problems = Vec::new();
+    let by_id: BTreeMap<&str, &RecordedSpan> = spans.iter().map(|s| (s.span_id.as_str(), s)).collect();
+    let traces: std::collections::BTreeSet<&str> = spans.iter().map(|s| s.trace_id.as_str()).collect();
+    if traces.len() != 1 {
+        problems.push(format!("{} trace ids instead of one", traces.len()));
+    }
+    let root = |s: &&RecordedSpan| s.parent_span_id.bytes().all(|b| b == b'0');
+    let roots = spans.iter().filter(root).count();
+    if roots != 1 {
+        problems.push(format!("{roots} roots instead of one"));
+    }
+    for s in spans {
+        if s.end <= s.start {
+            problems.push(format!("`{}` has no duration", s.name));
+        }
+        match by_id.get(s.parent_span_id.as_str()) {
+            None if root(&s) => {}
+            None => problems.push(format!("`{}` has a parent that was not recorded", s.name)),
+            Some(p) if s.start < p.start => {
+                problems.push(format!("`{}` begins before its parent `{}`", s.name, p.name))
+            }
+            Some(_) => {}
+        }
+    }
+    TraceReport { spans: spans.len(), roots, problems }
+}

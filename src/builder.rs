@@ -1,0 +1,355 @@
+//! From adapters, tools, workflows and configuration to a running host, in the one right order, with every problem at once.
+
+use std::fmt;
+use std::sync::Arc;
+
+use forge_core::blob::BlobStore;
+use forge_core::embed::Embedder;
+use forge_core::guard::{Guard, GuardParts, Guarded, ToolSet, Tools};
+use forge_core::journal::Journal;
+use forge_core::kv::KeyValue;
+use forge_core::metrics::Metrics;
+use forge_core::model::LanguageModel;
+use forge_core::queue::{TaskHandler, TaskQueue};
+use forge_core::secret::{SecretProvider, Secrets};
+use forge_core::tool::{Probe, Tool, ToolEnv};
+use forge_core::usage::Pricing;
+use forge_core::vector::VectorStore;
+use forge_core::{Clock, Depth, Directory, Error, ErrorKind, HealthCheck, Principal, PrincipalResolver, Slug, Status, SystemClock, TenantId};
+use forge_memory::Memory;
+use forge_queue::worker::{Worker, WorkerParts};
+use forge_queue::workflow::{Engine, EngineParts, Limits, Observer, Workflow};
+use serde_json::Value;
+
+use crate::embedded::{self, Embedded};
+use crate::forge::Parts;
+use crate::{BuildError, Config, Forge};
+
+/// Policies and their data; see [`forge_policy::Sources`].
+pub use forge_policy::Sources as Policies;
+
+/// Collects what a host is made of. Nothing is opened before [`build`](Self::build).
+#[must_use]
+pub struct ForgeBuilder {
+    config: Config,
+    policies: Policies,
+    tools: ToolSet,
+    workflows: Vec<Workflow>,
+    handlers: Vec<(String, Arc<dyn TaskHandler>)>,
+    directory: Directory,
+    principals: Option<Arc<dyn PrincipalResolver>>,
+    secrets: Secrets,
+    clock: Arc<dyn Clock>,
+    model: Option<Arc<dyn LanguageModel>>,
+    embedder: Option<Arc<dyn Embedder>>,
+    vectors: Option<Arc<dyn VectorStore>>,
+    pricing: Option<Arc<dyn Pricing>>,
+    metrics: Option<Arc<dyn Metrics>>,
+    observer: Option<Observer>,
+    problems: Vec<Error>,
+}
+
+impl ForgeBuilder {
+    pub(crate) fn new() -> Self {
+        Self {
+            config: Config::default(),
+            policies: forge_policy::standard(),
+            tools: ToolSet::new(),
+            workflows: Vec::new(),
+            handlers: Vec::new(),
+            directory: Directory::default(),
+            principals: None,
+            secrets: Secrets::standard(),
+            clock: Arc::new(SystemClock),
+            model: None,
+            embedder: None,
+            vectors: None,
+            pricing: None,
+            metrics: None,
+            observer: None,
+            problems: Vec::new(),
+        }
+    }
+
+    /// Sets the configuration; the defaults otherwise.
+    pub fn config(mut self, config: Config) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// Replaces the policies; by default the standard ones, which deny whatever no tenant's data grants.
+    pub fn policies(mut self, policies: Policies) -> Self {
+        self.policies = policies;
+        self
+    }
+
+    /// Adds what the policies know of a tenant: grants by role, channels, approvers.
+    pub fn tenant(mut self, tenant: &str, data: Value) -> Self {
+        match TenantId::parse(tenant) {
+            Ok(tenant) => self.policies = self.policies.with_tenant_data(tenant, data),
+            Err(e) => self.problems.push(e.with("of", "builder.tenant")),
+        }
+        self
+    }
+
+    /// Adds an employee whom a stage of a workflow may name.
+    pub fn employee(mut self, principal: Principal) -> Self {
+        self.directory = self.directory.with(principal);
+        self
+    }
+
+    /// Replaces the directory of employees.
+    pub fn principals(mut self, principals: impl PrincipalResolver) -> Self {
+        self.principals = Some(Arc::new(principals));
+        self
+    }
+
+    /// Adds a tool. From here on it can be reached through the guard only.
+    pub fn tool(mut self, tool: impl Tool) -> Self {
+        self.tools = self.tools.tool(tool);
+        self
+    }
+
+    /// Adds a tool whose effect can be looked up after a crash.
+    pub fn probed_tool(mut self, tool: impl Probe) -> Self {
+        self.tools = self.tools.probed(tool);
+        self
+    }
+
+    /// Adds tools.
+    pub fn tools(mut self, tools: ToolSet) -> Self {
+        self.tools = self.tools.with(tools);
+        self
+    }
+
+    /// Adds a workflow.
+    pub fn workflow(mut self, workflow: Workflow) -> Self {
+        self.workflows.push(workflow);
+        self
+    }
+
+    /// Adds the handler for queued tasks of a name.
+    pub fn task(mut self, name: impl Into<String>, handler: impl TaskHandler) -> Self {
+        self.handlers.push((name.into(), Arc::new(handler)));
+        self
+    }
+
+    /// Adds a provider of secrets.
+    pub fn secrets(mut self, provider: impl SecretProvider) -> Self {
+        self.secrets = self.secrets.with(provider);
+        self
+    }
+
+    /// Replaces the clock.
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// Replaces the language model; by default `local/extractive-1`, which is none and says so.
+    pub fn model(mut self, model: Arc<dyn LanguageModel>) -> Self {
+        self.model = Some(model);
+        self
+    }
+
+    /// Replaces the embedder.
+    pub fn embedder(mut self, embedder: Arc<dyn Embedder>) -> Self {
+        self.embedder = Some(embedder);
+        self
+    }
+
+    /// Replaces the vector store.
+    pub fn vectors(mut self, vectors: Arc<dyn VectorStore>) -> Self {
+        self.vectors = Some(vectors);
+        self
+    }
+
+    /// Replaces the prices; the example prices otherwise.
+    pub fn pricing(mut self, pricing: impl Pricing) -> Self {
+        self.pricing = Some(Arc::new(pricing));
+        self
+    }
+
+    /// Takes the metrics; they are dropped otherwise.
+    pub fn metrics(mut self, metrics: Arc<dyn Metrics>) -> Self {
+        self.metrics = Some(metrics);
+        self
+    }
+
+    /// Is told of every event of every run after it is on the disk. It must not block.
+    pub fn observe_runs(mut self, observer: Observer) -> Self {
+        self.observer = Some(observer);
+        self
+    }
+
+    /// Opens the stores, loads the policies, assembles the guard, seals the tools, checks the health of everything, and goes on
+    /// with every run that a crash left.
+    ///
+    /// # Errors
+    /// Every problem of configuration, policies, tools and workflows at once; or what could not be opened.
+    pub async fn build(mut self) -> Result<Forge, BuildError> {
+        let mut problems = std::mem::take(&mut self.problems);
+        problems.extend(self.config.problems());
+        let handlers = named(std::mem::take(&mut self.handlers), &mut problems);
+        let policy = forge_policy::RegorusEngine::load(self.policies.clone(), self.clock.clone()).await;
+        let policy = policy.map_err(|e| problems.push(e)).ok();
+        let store = embedded::open(&self.config, &self.secrets, self.clock.clone()).await.map_err(|e| problems.push(e)).ok();
+        let (Some(policy), Some(store)) = (policy, store) else { return Err(BuildError::new(problems)) };
+        let pricing = match self.pricing.take() {
+            Some(pricing) => pricing,
+            None => Arc::new(forge_metering::PriceBook::example()?),
+        };
+        let forge = self.assemble(store, Arc::new(policy), pricing, handlers, &mut problems).await;
+        match forge {
+            Some(forge) if problems.is_empty() => {
+                healthy(&forge).await?;
+                forge.parts().engine.resume().await?;
+                Ok(forge)
+            }
+            _ => Err(BuildError::new(problems)),
+        }
+    }
+
+    async fn assemble(
+        self,
+        store: Embedded,
+        policy: Arc<forge_policy::RegorusEngine>,
+        pricing: Arc<dyn Pricing>,
+        handlers: Vec<(Slug, Arc<dyn TaskHandler>)>,
+        problems: &mut Vec<Error>,
+    ) -> Option<Forge> {
+        let clock = self.clock;
+        let metrics = self.metrics.unwrap_or_else(|| Arc::new(forge_core::metrics::NoMetrics));
+        let guard = Guard::new(GuardParts {
+            policy: policy.clone(),
+            approvals: store.queue.clone(),
+            redactor: store.redactor.clone(),
+            keyring: store.keyring.clone(),
+            quota: store.quota.clone(),
+            pricing,
+            ledger: store.ledger.clone(),
+            audit: store.audit.clone(),
+            metrics: metrics.clone(),
+            clock: clock.clone(),
+        });
+        let blobs: Arc<dyn BlobStore> = store.blobs.clone();
+        let blobs = Guarded::new(blobs, guard.clone());
+        let vectors = Guarded::new(self.vectors.unwrap_or(store.vectors), guard.clone());
+        let embedder = Guarded::new(self.embedder.unwrap_or_else(|| Arc::new(forge_memory::HashEmbedder)), guard.clone());
+        let model = Guarded::new(self.model.unwrap_or_else(|| Arc::new(forge_memory::ExtractiveModel)), guard.clone());
+        let memory = Memory::new(Arc::new(vectors.clone()), Arc::new(embedder.clone()), store.redactor.clone());
+        let env = ToolEnv {
+            blobs: Arc::new(blobs.clone()),
+            vectors: Arc::new(vectors.clone()),
+            embedder: Arc::new(embedder.clone()),
+            secrets: self.secrets,
+            clock: clock.clone(),
+        };
+        let tools = Tools::seal(guard.clone(), env, self.tools).map_err(|e| problems.extend(e)).ok()?;
+        let mut limits = Limits::default();
+        limits.running = std::time::Duration::from_secs(self.config.queue.workflow_running_s);
+        let engine = Engine::new(
+            EngineParts {
+                journal: store.queue.clone(),
+                queue: store.queue.clone(),
+                tools: tools.clone(),
+                model: model.clone(),
+                guard: guard.clone(),
+                approvals: store.queue.clone(),
+                ledger: store.ledger.clone(),
+                audit: store.audit.clone(),
+                keyring: store.keyring.clone(),
+                metrics: metrics.clone(),
+                clock: clock.clone(),
+                principals: self.principals.unwrap_or_else(|| Arc::new(self.directory)),
+                owner: store.owner,
+                limits,
+                observer: self.observer,
+            },
+            self.workflows,
+        );
+        let engine = engine.map_err(|e| problems.extend(e)).ok()?;
+        let mut worker = Worker::new(WorkerParts {
+            broker: store.queue.clone(),
+            guard: guard.clone(),
+            redactor: store.redactor.clone(),
+            keyring: store.keyring.clone(),
+            metrics: metrics.clone(),
+            clock: clock.clone(),
+            concurrency: self.config.queue.concurrency,
+            visibility: self.config.visibility(),
+        })
+        .steps(engine.clone());
+        for (name, handler) in handlers {
+            worker = worker.handler(&name, handler);
+        }
+        if !problems.is_empty() {
+            return None;
+        }
+        let serving = tokio::spawn({
+            let worker = worker.clone();
+            async move { worker.run().await }
+        });
+        let queue: Arc<dyn TaskQueue> = store.queue.clone();
+        let key_values: Arc<dyn KeyValue> = store.queue.clone();
+        let journal: Arc<dyn Journal> = store.queue.clone();
+        let checks: Vec<(&'static str, Arc<dyn HealthCheck>)> = vec![
+            ("queue", journal),
+            ("ledger", store.ledger.clone()),
+            ("quota", store.quota),
+            ("audit", store.audit.clone()),
+            ("policy", policy.clone()),
+            ("blobs", store.blobs),
+            ("vectors", Arc::new(vectors)),
+            ("embedder", Arc::new(embedder)),
+            ("model", Arc::new(model.clone())),
+        ];
+        Some(Forge::new(Parts {
+            clock,
+            guard: guard.clone(),
+            tools,
+            engine,
+            worker,
+            serving: std::sync::Mutex::new(Some(serving)),
+            model,
+            queue: Guarded::new(queue, guard.clone()),
+            key_values: Guarded::new(key_values, guard),
+            blobs,
+            memory,
+            approvals: store.queue,
+            policy,
+            ledger: store.ledger,
+            audit: store.audit,
+            keyring: store.keyring,
+            redactor: store.redactor,
+            metrics,
+            checks,
+        }))
+    }
+}
+
+fn named(handlers: Vec<(String, Arc<dyn TaskHandler>)>, problems: &mut Vec<Error>) -> Vec<(Slug, Arc<dyn TaskHandler>)> {
+    let mut named = Vec::new();
+    for (name, handler) in handlers {
+        match Slug::parse(&name) {
+            Ok(slug) => named.push((slug, handler)),
+            Err(e) => problems.push(e.with("of", "builder.task")),
+        }
+    }
+    named
+}
+
+/// A host that cannot do its work does not start.
+async fn healthy(forge: &Forge) -> Result<(), BuildError> {
+    let down = forge.health(Depth::Deep).await.0.into_iter().filter(|(_, h)| h.status == Status::Down);
+    let problems: Vec<Error> = down
+        .map(|(name, h)| Error::new(ErrorKind::Unavailable, "build.health", "an adapter is down").with("adapter", name).with("why", h.detail))
+        .collect();
+    if problems.is_empty() { Ok(()) } else { Err(BuildError::new(problems)) }
+}
+
+impl fmt::Debug for ForgeBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ForgeBuilder").field("config", &self.config).field("workflows", &self.workflows.len()).finish_non_exhaustive()
+    }
+}
