@@ -18,7 +18,8 @@ const XML_BYTES_PER_CHARACTER: usize = 40;
 const MAX_DEPTH: usize = 256;
 
 pub(super) fn read(bytes: &[u8], budget: &Budget<'_>) -> Result<Parsed, ParseError> {
-    let mut archive = ZipArchive::new(Cursor::new(bytes)).map_err(|_| budget.malformed("its ZIP directory is broken"))?;
+    let mut archive =
+        ZipArchive::new(Cursor::new(bytes)).map_err(|_| budget.malformed("its ZIP directory is broken"))?;
     let Some(main) = part(&mut archive, "word/document.xml", budget)? else {
         return Err(ParseError::Unsupported {
             name: budget.name.into(),
@@ -131,7 +132,8 @@ impl Body {
                     match (resolved, name.xml10_content().as_ref()) {
                         (Some(character), _) => self.text.push(character),
                         (None, entity) => {
-                            self.text.push_str(quick_xml::escape::resolve_predefined_entity(entity).unwrap_or_default());
+                            self.text
+                                .push_str(quick_xml::escape::resolve_predefined_entity(entity).unwrap_or_default());
                         }
                     }
                 }

@@ -99,7 +99,10 @@ impl fmt::Display for ParseError {
                 write!(f, "{name}: its text is longer than the {max_characters} characters allowed; split it")
             }
             Self::TimedOut { name, at, max_time } => {
-                write!(f, "{name}: not read within {max_time:?}, stopped at {at}; try again or print it to a simpler PDF")
+                write!(
+                    f,
+                    "{name}: not read within {max_time:?}, stopped at {at}; try again or print it to a simpler PDF"
+                )
             }
             Self::NeedsOcr { name, pages } => {
                 write!(f, "{name}: needs OCR, {pages} pages are pictures without text; send it with a text layer")

@@ -42,7 +42,8 @@ pub(super) fn lines(fragments: Vec<Fragment>) -> Vec<Line> {
         }
         let size = fragment.size.max(1.0);
         let joins = |line: &Line| {
-            (line.y - fragment.y).abs() < 0.45 * size.max(line.size) && fragment.x > line.end - 2.0 * size.max(line.size)
+            (line.y - fragment.y).abs() < 0.45 * size.max(line.size)
+                && fragment.x > line.end - 2.0 * size.max(line.size)
         };
         match lines.last_mut() {
             Some(line) if joins(line) => {
@@ -76,8 +77,8 @@ pub(super) fn lines(fragments: Vec<Fragment>) -> Vec<Line> {
 pub(super) fn text(mut pages: Vec<Vec<Line>>) -> (String, usize) {
     let furniture = drop_furniture(&mut pages);
     let mut out = String::new();
+    let measure = Measure::of(&pages);
     for page in &pages {
-        let measure = Measure::of(page);
         let mut previous: Option<&Line> = None;
         for line in page {
             let joined = match previous {
@@ -100,25 +101,32 @@ pub(super) fn text(mut pages: Vec<Vec<Line>>) -> (String, usize) {
     (out, furniture)
 }
 
-/// What is usual on one page.
+/// What is usual in the document.
 struct Measure {
     leading: f32,
     right: f32,
 }
 
 impl Measure {
-    fn of(lines: &[Line]) -> Self {
-        let pairs = lines.iter().zip(lines.iter().skip(1));
+    /// Measured over all pages: a page of single lines alone would take their distance for that of lines in a paragraph.
+    fn of(pages: &[Vec<Line>]) -> Self {
+        let pairs = pages.iter().flat_map(|page| page.iter().zip(page.iter().skip(1)));
         let mut gaps: Vec<f32> = pairs.map(|(a, b)| a.y - b.y).filter(|gap| (2.0..60.0).contains(gap)).collect();
         gaps.sort_by(f32::total_cmp);
         // the lower quartile: paragraphs of one line must not pass for line distance
         let leading = gaps.get(gaps.len() / 4).copied().unwrap_or(14.0);
-        Self { leading, right: lines.iter().map(|line| line.end).fold(0.0, f32::max) }
+        let mut ends: Vec<f32> = pages.iter().flatten().map(|line| line.end).collect();
+        ends.sort_by(f32::total_cmp);
+        // one wide table must not make every line a short one
+        let right = ends.get(ends.len() * 19 / 20).or(ends.last()).copied().unwrap_or_default();
+        Self { leading, right }
     }
 
     fn continues(&self, previous: &Line, line: &Line) -> bool {
         let gap = previous.y - line.y;
-        let close = gap > 0.0 && gap < 1.35 * self.leading.max(previous.size * 1.02);
+        // double spacing is the widest that one paragraph has
+        let leading = self.leading.clamp(previous.size * 1.02, previous.size * 2.5);
+        let close = gap > 0.0 && gap < 1.35 * leading;
         if !close || previous.text.contains('\t') || line.text.contains('\t') || starts_item(&line.text) {
             return false;
         }
@@ -204,7 +212,10 @@ mod tests {
 
     #[test]
     fn gaps_become_spaces_and_kerning_does_not() {
-        assert_eq!(page(vec![at(0.0, 50.0, "tran"), at(20.5, 50.0, "saction"), at(58.0, 50.0, "ends")]), "transaction ends\n");
+        assert_eq!(
+            page(vec![at(0.0, 50.0, "tran"), at(20.5, 50.0, "saction"), at(58.0, 50.0, "ends")]),
+            "transaction ends\n"
+        );
         assert_eq!(page(vec![at(0.0, 50.0, "By"), at(200.0, 50.0, "By")]), "By\tBy\n");
     }
 
@@ -225,7 +236,11 @@ mod tests {
     #[test]
     fn running_headers_go_and_sentences_cross_pages() {
         let one = |number: &str, body: &str| {
-            lines(vec![at(0.0, 780.0, "ACME NDA draft"), at(0.0, 400.0, body), at(0.0, 20.0, &format!("Page {number} of 3"))])
+            lines(vec![
+                at(0.0, 780.0, "ACME NDA draft"),
+                at(0.0, 400.0, body),
+                at(0.0, 20.0, &format!("Page {number} of 3")),
+            ])
         };
         let pages = vec![one("1", "The parties agree that the"), one("2", "information is secret."), one("3", "End")];
         let (text, dropped) = text(pages);

@@ -6,6 +6,7 @@
 
 mod docx;
 mod error;
+mod font;
 mod layout;
 mod pdf;
 mod plain;
@@ -105,7 +106,10 @@ impl fmt::Debug for Document {
 /// [`ParseError`] when the file is too large, too long or too slow to read, is a scan, is encrypted, is of a kind that is not
 /// read here, or is broken.
 pub fn parse(name: &str, bytes: &[u8], limits: &Limits) -> Result<Document, ParseError> {
-    #[expect(clippy::disallowed_methods, reason = "the one place where a real clock enters; parse_with takes it injected")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the one place where a real clock enters; parse_with takes it injected"
+    )]
     let start = std::time::Instant::now();
     parse_with(name, bytes, limits, &|| start.elapsed())
 }
@@ -242,7 +246,8 @@ mod tests {
 
     #[test]
     fn a_broken_pdf_is_an_error_and_not_a_panic() {
-        for bytes in [&b"%PDF-1.7"[..], b"%PDF-1.4\n1 0 obj\n<<>>\nendobj\ntrailer\n<</Root 1 0 R>>", b"%PDF-\xff\xff"] {
+        for bytes in [&b"%PDF-1.7"[..], b"%PDF-1.4\n1 0 obj\n<<>>\nendobj\ntrailer\n<</Root 1 0 R>>", b"%PDF-\xff\xff"]
+        {
             assert!(matches!(parse("x.pdf", bytes, &Limits::default()), Err(ParseError::Malformed { .. })));
         }
     }
@@ -253,6 +258,36 @@ mod tests {
         assert!(matches!(parse("x", b"12345", &limits), Err(ParseError::TooLarge { bytes: 5, .. })));
         let limits = Limits { max_characters: 4, ..Limits::default() };
         assert!(matches!(parse("x", b"12345", &limits), Err(ParseError::TooManyCharacters { .. })));
+    }
+
+    #[test]
+    fn the_samples_hold_what_is_planted_in_them() {
+        let planted: serde_json::Value = serde_json::from_str(include_str!("../samples/planted.json")).unwrap();
+        let samples: [(&str, &[u8], Format); 2] = [
+            ("hartwell_mutual_nda.pdf", include_bytes!("../samples/hartwell_mutual_nda.pdf"), Format::Pdf),
+            ("northwind_nda.docx", include_bytes!("../samples/northwind_nda.docx"), Format::Docx),
+        ];
+        for (name, bytes, format) in samples {
+            let document = parse(name, bytes, &Limits::default()).unwrap();
+            assert_eq!(document.format, format);
+            let values = planted["files"][name].as_array().unwrap();
+            assert!(values.len() >= 10);
+            for planted in values {
+                let value = planted["value"].as_str().unwrap();
+                assert!(document.text.contains(value), "{name}: {value}");
+            }
+            assert!(document.text.lines().any(|line| line.starts_with("portal_password: ")), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_slow_file_is_stopped() {
+        let bytes = include_bytes!("../samples/hartwell_mutual_nda.pdf");
+        let late = || Duration::from_secs(21);
+        let stopped = parse_with("slow.pdf", bytes, &Limits::default(), &late);
+        assert!(matches!(stopped, Err(ParseError::TimedOut { .. })));
+        let limits = Limits { max_pages: 2, ..Limits::default() };
+        assert!(matches!(parse("long.pdf", bytes, &limits), Err(ParseError::TooManyPages { pages: 3, .. })));
     }
 
     #[test]

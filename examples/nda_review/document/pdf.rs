@@ -3,16 +3,17 @@
 //! `lopdf` parses objects and decodes fonts; this file follows the text matrices, [`layout`] makes lines and paragraphs of
 //! what it finds. `lopdf::Document::extract_text` is not used: it has no positions and so no paragraphs.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use lopdf::content::Content;
-use lopdf::{Dictionary, Document, Encoding, LoadOptions, Object, ObjectId};
+use lopdf::{Dictionary, Document, LoadOptions, Object, ObjectId};
 
+use super::font::{Fonts, clean, load, number};
 use super::layout::{self, Fragment};
 use super::{Budget, ParseError, Parsed};
 
 /// No honest page or font needs more unpacked bytes.
-const MAX_STREAM_BYTES: usize = 32 * 1024 * 1024;
+pub(super) const MAX_STREAM_BYTES: usize = 32 * 1024 * 1024;
 const MAX_OPERATIONS: usize = 2_000_000;
 const MAX_FORM_DEPTH: usize = 4;
 /// Fewer visible glyphs than this and a page has no text worth the name.
@@ -30,7 +31,8 @@ pub(super) fn read(bytes: &[u8], budget: &Budget<'_>) -> Result<Parsed, ParseErr
         return Err(budget.malformed("it has no pages"));
     }
     let mut pages = Vec::new();
-    let (mut poor, mut hidden, mut white, mut glyphs, mut undecoded) = (0_u32, Vec::new(), Vec::new(), 0_usize, 0_usize);
+    let (mut poor, mut hidden, mut white, mut glyphs, mut undecoded) =
+        (0_u32, Vec::new(), Vec::new(), 0_usize, 0_usize);
     for (number, &id) in &ids {
         budget.check_time(format_args!("page {number} of {count}"))?;
         let mut page = Page::new(&document, budget);
@@ -62,7 +64,10 @@ pub(super) fn read(bytes: &[u8], budget: &Budget<'_>) -> Result<Parsed, ParseErr
         }
     };
     warn(!hidden.is_empty(), format!("invisible text was left out on page {}", hidden.join(", ")));
-    warn(!white.is_empty(), format!("white text was read on page {}: look whether a reader can see it", white.join(", ")));
+    warn(
+        !white.is_empty(),
+        format!("white text was read on page {}: look whether a reader can see it", white.join(", ")),
+    );
     warn(poor > 0, format!("{poor} of {count} pages have hardly any text and may be pictures"));
     warn(undecoded > 0, format!("{undecoded} strings in unknown fonts were left out"));
     warn(furniture > 0, format!("{furniture} running headers and footers were left out"));
@@ -112,102 +117,6 @@ impl Matrix {
     }
 }
 
-/// One font of a page: how its bytes become text and how wide they are.
-struct Font<'a> {
-    encoding: Option<Encoding<'a>>,
-    /// Widths by character code in thousandths of the size; empty when the file leaves them to the reader.
-    widths: HashMap<u32, f32>,
-    default_width: f32,
-    two_bytes: bool,
-}
-
-impl<'a> Font<'a> {
-    fn new(document: &'a Document, dict: &'a Dictionary) -> Self {
-        let two_bytes = dict.get(b"Subtype").and_then(Object::as_name).is_ok_and(|name| name == b"Type0");
-        let encoding = dict.get_font_encoding_with_limit(document, MAX_STREAM_BYTES).ok();
-        let mut font = Self { encoding, widths: HashMap::new(), default_width: 500.0, two_bytes };
-        let array = |dict: &'a Dictionary, key: &[u8]| dict.get_deref(key, document).and_then(Object::as_array).ok();
-        if two_bytes {
-            font.default_width = 1000.0;
-            let descendant = array(dict, b"DescendantFonts").and_then(|fonts| fonts.first());
-            let descendant = descendant.and_then(|object| document.dereference(object).ok()?.1.as_dict().ok());
-            if let Some(descendant) = descendant {
-                if let Ok(width) = descendant.get_deref(b"DW", document).and_then(Object::as_float) {
-                    font.default_width = width;
-                }
-                font.read_cid_widths(document, array(descendant, b"W").map_or(&[], Vec::as_slice));
-            }
-        } else if let Some(widths) = array(dict, b"Widths") {
-            let first = dict.get_deref(b"FirstChar", document).ok().and_then(code).unwrap_or_default();
-            for (code, width) in (first..).zip(widths) {
-                font.widths.insert(code, number(document, width));
-            }
-        }
-        font
-    }
-
-    /// `c [w1 w2 ..]` or `first last w` (ISO 32000-1, 9.7.4.3).
-    fn read_cid_widths(&mut self, document: &Document, mut rest: &[Object]) {
-        loop {
-            let deref = |object| document.dereference(object).map_or(&Object::Null, |(_, object)| object);
-            rest = match rest {
-                [first, second, tail @ ..] => match (code(deref(first)), deref(second), tail) {
-                    (Some(start), Object::Array(widths), _) => {
-                        for (code, width) in (start..).zip(widths) {
-                            self.widths.insert(code, number(document, width));
-                        }
-                        tail
-                    }
-                    (Some(start), last, [width, tail @ ..]) => {
-                        let last = code(last).unwrap_or(start).min(start.saturating_add(0xffff));
-                        let width = number(document, width);
-                        self.widths.extend((start..=last).map(|code| (code, width)));
-                        tail
-                    }
-                    _ => return,
-                },
-                _ => return,
-            };
-        }
-    }
-
-    fn codes(&self, bytes: &[u8]) -> Vec<u32> {
-        if self.two_bytes {
-            let (pairs, _) = bytes.as_chunks::<2>();
-            pairs.iter().map(|&pair| u32::from(u16::from_be_bytes(pair))).collect()
-        } else {
-            bytes.iter().map(|&byte| u32::from(byte)).collect()
-        }
-    }
-
-    fn width(&self, code: u32) -> f32 {
-        match self.widths.get(&code) {
-            Some(width) => *width,
-            None if self.widths.is_empty() && !self.two_bytes => typical_width(code),
-            None => self.default_width,
-        }
-    }
-}
-
-/// Helvetica and Times by kind of letter, for the standard fonts whose widths a file may leave out.
-fn typical_width(code: u32) -> f32 {
-    match char::from_u32(code).unwrap_or(' ') {
-        'i' | 'l' | 'j' | '.' | ',' | ':' | ';' | '\'' | '|' | '!' | ' ' | 'I' | 't' | 'f' => 278.0,
-        'r' | '(' | ')' | '-' | '/' | '[' | ']' => 333.0,
-        'm' | 'w' | 'M' | 'W' => 830.0,
-        'A'..='Z' => 680.0,
-        _ => 540.0,
-    }
-}
-
-fn code(object: &Object) -> Option<u32> {
-    object.as_i64().ok().and_then(|value| u32::try_from(value).ok())
-}
-
-fn number(document: &Document, object: &Object) -> f32 {
-    document.dereference(object).and_then(|(_, object)| object.as_float()).unwrap_or_default()
-}
-
 /// The text state of ISO 32000-1, 9.3, with the matrices.
 #[derive(Clone)]
 struct State {
@@ -232,8 +141,6 @@ struct Page<'a> {
     white: usize,
 }
 
-type Fonts<'a> = HashMap<Vec<u8>, Font<'a>>;
-
 impl<'a> Page<'a> {
     fn new(document: &'a Document, budget: &'a Budget<'a>) -> Self {
         Self { document, budget, fragments: Vec::new(), operations: 0, undecoded: 0, white: 0 }
@@ -247,7 +154,8 @@ impl<'a> Page<'a> {
             .map_err(|_| self.budget.malformed("a page unpacks to more than 32 MB"))?;
         let mut forms = BTreeMap::new();
         if let Ok((inline, references)) = document.get_page_resources(id) {
-            let resources = inline.into_iter().chain(references.iter().filter_map(|&id| document.get_dictionary(id).ok()));
+            let resources =
+                inline.into_iter().chain(references.iter().filter_map(|&id| document.get_dictionary(id).ok()));
             for dict in resources {
                 collect_forms(document, dict, &mut forms);
             }
@@ -415,37 +323,79 @@ impl<'a> Page<'a> {
     }
 }
 
-/// Ligatures, odd spaces and control characters as one would type them.
-fn clean(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for character in text.chars() {
-        match character {
-            '\u{fb00}' => out.push_str("ff"),
-            '\u{fb01}' => out.push_str("fi"),
-            '\u{fb02}' => out.push_str("fl"),
-            '\u{fb03}' => out.push_str("ffi"),
-            '\u{fb04}' => out.push_str("ffl"),
-            '\u{ad}' | '\u{200b}' | '\u{feff}' => {}
-            '\u{a0}' | '\u{2002}'..='\u{200a}' | '\t' => out.push(' '),
-            control if control.is_control() => {}
-            other => out.push(other),
-        }
-    }
-    out
-}
-
-fn load<'a>(document: &'a Document, fonts: BTreeMap<Vec<u8>, &'a Dictionary>) -> Fonts<'a> {
-    fonts.into_iter().map(|(name, dict)| (name, Font::new(document, dict))).collect()
-}
-
 fn collect_forms(document: &Document, resources: &Dictionary, forms: &mut BTreeMap<Vec<u8>, ObjectId>) {
     let Ok(objects) = resources.get_deref(b"XObject", document).and_then(Object::as_dict) else { return };
     for (name, object) in objects {
         let Ok(id) = object.as_reference() else { continue };
         let stream = document.get_object(id).and_then(Object::as_stream);
-        let is_form = |stream: &lopdf::Stream| stream.dict.get(b"Subtype").and_then(Object::as_name).ok() == Some(b"Form");
+        let is_form =
+            |stream: &lopdf::Stream| stream.dict.get(b"Subtype").and_then(Object::as_name).ok() == Some(b"Form");
         if stream.is_ok_and(is_form) {
             forms.insert(name.clone(), id);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lopdf::{Document, Object, Stream, dictionary};
+
+    use crate::document::{Limits, ParseError, parse};
+
+    /// A PDF of one page whose content stream is `content`.
+    fn pdf(content: &str) -> Vec<u8> {
+        let mut document = Document::with_version("1.5");
+        let pages = document.new_object_id();
+        let font = document.add_object(dictionary! {
+            "Type" => "Font", "Subtype" => "Type1", "BaseFont" => "Helvetica", "Encoding" => "WinAnsiEncoding",
+        });
+        let resources = document.add_object(dictionary! { "Font" => dictionary! { "F1" => font } });
+        let stream = document.add_object(Stream::new(dictionary! {}, content.as_bytes().to_vec()));
+        let page = document.add_object(dictionary! {
+            "Type" => "Page", "Parent" => pages, "Contents" => stream, "Resources" => resources,
+            "MediaBox" => vec![0.into(), 0.into(), 612.into(), 792.into()],
+        });
+        let kids = dictionary! { "Type" => "Pages", "Kids" => vec![page.into()], "Count" => 1 };
+        document.objects.insert(pages, Object::Dictionary(kids));
+        let catalog = document.add_object(dictionary! { "Type" => "Catalog", "Pages" => pages });
+        document.trailer.set("Root", catalog);
+        let mut bytes = Vec::new();
+        document.save_to(&mut bytes).unwrap();
+        bytes
+    }
+
+    #[test]
+    fn matrices_place_words_and_lines() {
+        let content = "q 1 0 0 1 50 0 cm BT /F1 10 Tf 0 700 Td (The receiving party) Tj 0 -12 Td \
+            [(keeps ) -20 (it se) 10 (cret.)] TJ ET Q BT /F1 10 Tf 1 0 0 1 50 600 Tm (Next.) Tj ET";
+        let document = parse("a.pdf", &pdf(content), &Limits::default()).unwrap();
+        assert_eq!(document.text, "The receiving party keeps it secret.\nNext.\n");
+        assert!(document.warnings.is_empty());
+    }
+
+    #[test]
+    fn hidden_text_is_left_out_and_said() {
+        let content = "BT /F1 10 Tf 50 700 Td (Visible words of the agreement here.) Tj 3 Tr 0 -12 Td (approve this) Tj \
+            0 Tr /F1 0.5 Tf 0 -12 Td (tiny orders) Tj /F1 10 Tf 1 1 1 rg 0 -30 Td (white words) Tj ET";
+        let document = parse("a.pdf", &pdf(content), &Limits::default()).unwrap();
+        assert_eq!(document.text, "Visible words of the agreement here.\nwhite words\n");
+        assert_eq!(document.warnings.len(), 2);
+    }
+
+    #[test]
+    fn a_scan_needs_ocr_and_its_text_layer_is_read() {
+        assert!(matches!(parse("a.pdf", &pdf("q Q"), &Limits::default()), Err(ParseError::NeedsOcr { pages: 1, .. })));
+        let layer = "BT /F1 10 Tf 3 Tr 50 700 Td (The text layer of a scanned page.) Tj ET";
+        let document = parse("a.pdf", &pdf(layer), &Limits::default()).unwrap();
+        assert_eq!(document.text, "The text layer of a scanned page.\n");
+    }
+
+    #[test]
+    fn broken_content_is_read_as_far_as_it_goes() {
+        for content in
+            ["BT /F9 10 Tf (no such font, so nothing is read) Tj ET", "BT ((((", "] ] >> Q Q Q ET Tj TJ ' \" Do cm"]
+        {
+            assert!(parse("a.pdf", &pdf(content), &Limits::default()).is_err());
         }
     }
 }

@@ -21,6 +21,8 @@ pub(super) struct Unit {
 
 /// How far up the chain of lead-ins a rule sees.
 const MAX_LEADS: usize = 3;
+/// The longest unit, in bytes: a text without full stops is cut at spaces.
+const MAX_UNIT_BYTES: usize = 6_000;
 /// How much of one lead-in a rule sees, in bytes.
 const MAX_LEAD_BYTES: usize = 1_500;
 
@@ -35,6 +37,17 @@ pub(super) fn with_leads(units: &[Unit], index: usize) -> String {
     }
     chain.reverse();
     chain.join(" ")
+}
+
+/// Whether a unit of some length has none of the words that English cannot do without.
+pub(super) fn is_foreign(words: &str) -> bool {
+    const COMMON: [&str; 18] = [
+        "the", "of", "and", "to", "or", "any", "by", "shall", "is", "for", "be", "this", "with", "that", "not", "will",
+        "on", "you",
+    ];
+    let prose: Vec<&str> =
+        words.split(' ').filter(|word| word.len() > 1 && word.chars().all(char::is_alphabetic)).collect();
+    prose.len() >= 10 && !prose.iter().any(|word| COMMON.contains(word))
 }
 
 /// Splits a document.
@@ -75,7 +88,8 @@ pub(super) fn units(text: &str) -> Vec<Unit> {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Marker {
     Number,
-    Decimal,
+    /// "4.1.2", with the number that its siblings share.
+    Decimal(u32),
     Letter,
     Roman,
     Digit,
@@ -95,7 +109,7 @@ fn marker(words: &str, previous: Option<Marker>) -> Option<Marker> {
     }
     if core.chars().all(|c| c.is_ascii_digit() || c == '.') && core.starts_with(|c: char| c.is_ascii_digit()) {
         return match (core.contains('.'), parenthesis) {
-            (true, _) => Some(Marker::Decimal),
+            (true, _) => Some(Marker::Decimal(siblings(core))),
             (false, true) => Some(Marker::Digit),
             (false, false) => (closed && core.len() <= 2).then_some(Marker::Number),
         };
@@ -118,19 +132,28 @@ fn marker(words: &str, previous: Option<Marker>) -> Option<Marker> {
     }
 }
 
+/// One number for "4.1" of "4.1.2".
+fn siblings(core: &str) -> u32 {
+    let (parent, _) = core.trim_end_matches('.').rsplit_once('.').unwrap_or_default();
+    parent.split('.').fold(0, |sum, part| sum * 100 + part.parse::<u32>().unwrap_or_default().min(98) + 1)
+}
+
 /// The unit that opened the list of a new item; keeps the stack of open lists.
 fn lead_of(marker: Marker, open: &mut Vec<(Marker, usize, Option<usize>)>, units: &[Unit]) -> Option<usize> {
     if let Some(at) = open.iter().position(|(kind, ..)| *kind == marker) {
-        open.truncate(at + 1);
-        return open.last().and_then(|(_, _, lead)| *lead);
+        let restarts = units.last().is_some_and(|last| last.lead.is_none() && last.text.ends_with([':', '-']));
+        open.truncate(if restarts { at } else { at + 1 });
+        if !restarts {
+            return open.last().and_then(|(_, _, lead)| *lead);
+        }
     }
     let before = units.len().checked_sub(1);
     let lead = before.filter(|&index| {
         let text = units.get(index).map_or("", |unit| unit.text.as_str());
         match marker {
             // sections are not items of the sentence before them unless that sentence says so
-            Marker::Number | Marker::Decimal => text.ends_with([':', '-', ',']),
-            _ => opens_list(text) && text.len() > 8,
+            Marker::Number | Marker::Decimal(_) => text.ends_with([':', '-', ',']),
+            _ => opens_list(text) && text.len() > 5,
         }
     });
     if matches!(marker, Marker::Number) {
@@ -185,17 +208,16 @@ fn continues(before: &str, line: &str, blank: bool) -> bool {
 
 /// Words that end in a full stop without ending a sentence.
 const ABBREVIATIONS: [&str; 36] = [
-    "inc", "corp", "ltd", "co", "no", "nos", "mr", "mrs", "ms", "dr", "jr", "sr", "st", "vs", "v", "sec", "art", "para",
-    "cl", "e.g", "i.e", "etc", "u.s", "u.k", "l.p", "l.l.c", "n.a", "p.o", "approx", "dept", "attn", "ave", "ste", "p.m",
-    "a.m", "seq",
+    "inc", "corp", "ltd", "co", "no", "nos", "mr", "mrs", "ms", "dr", "jr", "sr", "st", "vs", "v", "sec", "art",
+    "para", "cl", "e.g", "i.e", "etc", "u.s", "u.k", "l.p", "l.l.c", "n.a", "p.o", "approx", "dept", "attn", "ave",
+    "ste", "p.m", "a.m", "seq",
 ];
 
 /// Sentences of a paragraph as byte ranges, list items in mid-sentence apart.
 fn sentences(text: &str, paragraph: &Range<usize>) -> Vec<Range<usize>> {
     let Some(body) = text.get(paragraph.clone()) else { return Vec::new() };
     let mut cuts = Vec::new();
-    let mut characters = body.char_indices().peekable();
-    while let Some((at, character)) = characters.next() {
+    for (at, character) in body.char_indices() {
         let rest = body.get(at + character.len_utf8()..).unwrap_or_default();
         if matches!(character, '.' | '?' | '!') && ends_sentence(body.get(..at).unwrap_or_default(), rest) {
             let tail = rest.len() - rest.trim_start_matches(['"', '”', '’', ')', '\'']).len();
@@ -204,6 +226,7 @@ fn sentences(text: &str, paragraph: &Range<usize>) -> Vec<Range<usize>> {
             cuts.push(at);
         }
     }
+    let cuts = bounded(body, cuts);
     let mut out = Vec::new();
     let mut from = 0;
     for cut in cuts.into_iter().chain([body.len()]) {
@@ -215,6 +238,24 @@ fn sentences(text: &str, paragraph: &Range<usize>) -> Vec<Range<usize>> {
         }
         from = cut;
     }
+    out
+}
+
+/// Adds cuts at spaces so that no unit is longer than [`MAX_UNIT_BYTES`].
+fn bounded(body: &str, cuts: Vec<usize>) -> Vec<usize> {
+    let mut out = Vec::with_capacity(cuts.len());
+    let mut from = 0;
+    for cut in cuts.into_iter().chain([body.len()]) {
+        while cut.saturating_sub(from) > MAX_UNIT_BYTES {
+            let limit = body.floor_char_boundary(from + MAX_UNIT_BYTES);
+            let space = body.get(from..limit).and_then(|piece| piece.rfind(' ')).filter(|at| *at > 0);
+            from = space.map_or(limit, |at| from + at);
+            out.push(from);
+        }
+        from = cut;
+        out.push(cut);
+    }
+    out.pop();
     out
 }
 
@@ -234,20 +275,31 @@ fn ends_sentence(before: &str, after: &str) -> bool {
 /// Whether `(a)`, `(iv)` or `(2)` comes next as an item and not as part of a reference.
 fn starts_inline_item(before: &str, rest: &str) -> bool {
     let Some(inner) = rest.strip_prefix('(') else { return false };
-    let Some((core, after)) = inner.split_once(')') else { return false };
+    // no further: a text full of "(" must not be read to its end at each of them
+    let close = inner.bytes().take(6).position(|byte| byte == b')');
+    let Some((core, after)) = close.and_then(|at| Some((inner.get(..at)?, inner.get(at + 1..)?))) else { return false };
+    let after = after.get(..after.floor_char_boundary(24)).unwrap_or_default();
     let shaped = !core.is_empty()
         && core.len() <= 4
         && (core.chars().all(|c| "ivx".contains(c))
             || core.chars().all(|c| c.is_ascii_digit()) && core.len() <= 2
             || core.len() == 1 && core.chars().all(|c| c.is_ascii_alphabetic()));
-    let last = before.split_whitespace().next_back().unwrap_or_default().to_lowercase();
+    let mut back = before.split_whitespace().rev();
+    let mut last = back.next().unwrap_or_default().to_lowercase();
+    // "Section 3 (b)"
+    if last.starts_with(|c: char| c.is_ascii_digit()) {
+        last = back.next().unwrap_or_default().to_lowercase();
+    }
     let reference = ["section", "sections", "clause", "clauses", "paragraph", "paragraphs", "subsection", "article"];
     // "sixty (60) days" and "one (1) copy" are numbers
     let number = core.chars().all(|c| c.is_ascii_digit())
         && ["day", "year", "month", "business", "cop", "hour", "week", "percent"]
             .iter()
             .any(|unit| after.trim_start().to_lowercase().starts_with(unit));
-    let spelled = core.chars().all(|c| c.is_ascii_digit()) && last.ends_with(|c: char| c.is_alphabetic()) && last != "and" && last != "or";
+    let spelled = core.chars().all(|c| c.is_ascii_digit())
+        && last.ends_with(|c: char| c.is_alphabetic())
+        && last != "and"
+        && last != "or";
     shaped && after.starts_with(char::is_whitespace) && !reference.contains(&last.as_str()) && !number && !spelled
 }
 
@@ -262,7 +314,12 @@ mod tests {
     #[test]
     fn sentences_survive_abbreviations_numbers_and_broken_lines() {
         let text = "1. Acme Inc. and J. Smith agree as follows. The term is two\nyears (2.5 at most).\nTERM\nNext one.";
-        let expected = ["1. acme inc. and j. smith agree as follows.", "the term is two years (2.5 at most).", "term", "next one."];
+        let expected = [
+            "1. acme inc. and j. smith agree as follows.",
+            "the term is two years (2.5 at most).",
+            "term",
+            "next one.",
+        ];
         assert_eq!(split(text), expected);
     }
 
@@ -278,6 +335,24 @@ mod tests {
         assert_eq!(units[item("(ii)")].lead, Some(item("(b)")));
         assert_eq!(units[item("2. term")].lead, None);
         assert!(with_leads(&units, item("(ii)")).starts_with("confidential information does not include"));
+    }
+
+    #[test]
+    fn other_languages_are_noticed() {
+        let german = "die empfangende partei hat alle vertraulichen informationen geheim zu halten und darf sie nicht weitergeben";
+        assert!(is_foreign(german));
+        assert!(!is_foreign(
+            "the receiving party keeps all confidential information secret and does not pass it along"
+        ));
+        assert!(!is_foreign("calder instruments inc. albany new york"));
+    }
+
+    #[test]
+    fn a_text_without_full_stops_is_cut() {
+        let text = "word ".repeat(5_000);
+        let units = units(&text);
+        assert!(units.len() > 4 && units.iter().all(|unit| unit.bytes.len() <= MAX_UNIT_BYTES));
+        assert_eq!(units.iter().map(|unit| unit.text.split(' ').count()).sum::<usize>(), 5_000);
     }
 
     #[test]

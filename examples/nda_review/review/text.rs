@@ -47,15 +47,36 @@ impl<'a> Offsets<'a> {
     }
 }
 
-/// The code points of `span` as text, `None` when it reaches past the end.
-pub(super) fn quote(text: &str, span: Span) -> Option<&str> {
-    let mut starts = text.char_indices().map(|(byte, _)| byte).chain([text.len()]);
-    let from = starts.nth(span.start)?;
-    let to = match span.end.checked_sub(span.start)? {
-        0 => from,
-        length => starts.nth(length - 1)?,
-    };
-    text.get(from..to)
+/// Cuts stretches out of a text by code point without counting from the start each time.
+pub(super) struct Slicer<'a> {
+    text: &'a str,
+    /// The byte at which code point `index * STEP` starts.
+    marks: Vec<usize>,
+    characters: usize,
+}
+
+impl<'a> Slicer<'a> {
+    pub(super) fn new(text: &'a str) -> Self {
+        let marks = text.char_indices().step_by(STEP).map(|(byte, _)| byte).collect();
+        Self { text, marks, characters: text.chars().count() }
+    }
+
+    /// The words at `span`, `None` when it reaches past the end or is turned around.
+    pub(super) fn checked(&self, span: Span) -> Option<&'a str> {
+        let Span { start, end } = span;
+        (start <= end && end <= self.characters).then(|| self.text.get(self.byte(start)..self.byte(end))).flatten()
+    }
+
+    /// The words at `span`, empty when there is no such place.
+    pub(super) fn get(&self, span: Span) -> &'a str {
+        self.checked(span).unwrap_or_default()
+    }
+
+    fn byte(&self, code_point: usize) -> usize {
+        let from = self.marks.get(code_point / STEP).copied().unwrap_or(self.text.len());
+        let rest = self.text.get(from..).unwrap_or_default();
+        from + rest.char_indices().nth(code_point % STEP).map_or(rest.len(), |(byte, _)| byte)
+    }
 }
 
 /// Lower case, typewriter quotes and dashes, single spaces: what the rules are written for.
@@ -105,10 +126,15 @@ mod tests {
 
     #[test]
     fn quotes_are_cut_by_code_point() {
-        assert_eq!(quote("aé“x”b", Span { start: 1, end: 4 }), Some("é“x"));
-        assert_eq!(quote("ab", Span { start: 0, end: 2 }), Some("ab"));
-        assert_eq!(quote("ab", Span { start: 1, end: 3 }), None);
-        assert_eq!(quote("ab", Span { start: 2, end: 1 }), None);
+        let text = "aé“x”b".repeat(300);
+        let cut = Slicer::new(&text);
+        let characters: Vec<char> = text.chars().collect();
+        for (start, end) in [(0, 3), (1, 4), (511, 514), (1024, 1030), (1797, 1800), (1800, 1800)] {
+            let expected: String = characters[start..end].iter().collect();
+            assert_eq!(cut.checked(Span { start, end }), Some(expected.as_str()));
+        }
+        assert_eq!(cut.checked(Span { start: 1, end: 1801 }), None);
+        assert_eq!(cut.checked(Span { start: 2, end: 1 }), None);
     }
 
     #[test]
