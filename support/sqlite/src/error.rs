@@ -11,7 +11,9 @@ pub fn error(operation: &'static str) -> impl Fn(rusqlite::Error) -> Error {
                 (ErrorKind::Unavailable, "another process holds the database for too long")
             }
             Some(ErrorCode::DiskFull) => (ErrorKind::Unavailable, "the disk is full; free some space and try again"),
-            Some(ErrorCode::ReadOnly) => (ErrorKind::Unavailable, "the database is read-only; check the file's owner and mode"),
+            Some(ErrorCode::ReadOnly) => {
+                (ErrorKind::Unavailable, "the database is read-only; check the file's owner and mode")
+            }
             Some(ErrorCode::CannotOpen | ErrorCode::PermissionDenied) => {
                 (ErrorKind::Unavailable, "the database cannot be opened; check path, owner and mode")
             }

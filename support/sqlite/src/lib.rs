@@ -17,11 +17,11 @@ mod writer;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use forge_core::{Depth, Error, Health, Result, Slot};
+use forge_core::{Depth, Error, ErrorKind, Health, Result, Slot, Status};
 use rusqlite::{Connection, Transaction};
 use tokio::sync::{mpsc, oneshot};
 
@@ -46,8 +46,21 @@ struct Shared {
     jobs: mpsc::Sender<Job>,
     idle: Mutex<Vec<Connection>>,
     closed: Arc<AtomicBool>,
+    /// Records that were promised by a slot and could not be written.
+    lost: Arc<AtomicU64>,
     /// Held for the life of the database, where one process owns it.
-    _lock: Option<std::fs::File>,
+    lock: Option<std::fs::File>,
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        // a child that was forked meanwhile may hold the descriptor too: the lock ends here all the same
+        if let Some(lock) = &self.lock
+            && let Err(e) = lock.unlock()
+        {
+            tracing::debug!(error = %e, "the owner's lock is left to the end of the process");
+        }
+    }
 }
 
 impl Database {
@@ -65,8 +78,17 @@ impl Database {
             std::thread::Builder::new()
                 .name(name)
                 .spawn(move || writer::run(opened.connection, queued, &flag))
-                .map_err(|e| Error::unexpected("sqlite.open", "the writer's thread cannot be started").with_source(e))?;
-            Ok(Self(Arc::new(Shared { path: opened.path, jobs, idle: Mutex::default(), closed, _lock: opened.lock })))
+                .map_err(|e| {
+                    Error::unexpected("sqlite.open", "the writer's thread cannot be started").with_source(e)
+                })?;
+            Ok(Self(Arc::new(Shared {
+                path: opened.path,
+                jobs,
+                idle: Mutex::default(),
+                closed,
+                lost: Arc::default(),
+                lock: opened.lock,
+            })))
         })
         .await
     }
@@ -101,7 +123,8 @@ impl Database {
         answer.await.map_err(|_| stopped().with("job", operation))?
     }
 
-    /// Room for one write that a drop may fill later, without waiting. Its error is logged: nobody is left to tell.
+    /// Room for one write that a drop may fill later, without waiting. Nobody is left to tell of its error, so it is logged and
+    /// counted: [`flush`](Self::flush) fails from then on, and the health is degraded.
     ///
     /// # Errors
     /// `Unavailable` if the database is closed.
@@ -111,11 +134,13 @@ impl Database {
         work: impl FnOnce(&Transaction<'_>, T) -> Result<()> + Send + Sync + 'static,
     ) -> Result<Slot<T>> {
         let room = self.0.jobs.clone().reserve_owned().await.map_err(|_| stopped())?;
+        let lost = self.0.lost.clone();
         Ok(Slot::new(move |record: T| {
             room.send(Box::new(move |tx| {
                 let outcome = in_savepoint(tx, move |tx| work(tx, record));
                 answering(move |committed| {
                     if let Err(e) = outcome.and(committed.map_err(|e| shared(&e))) {
+                        lost.fetch_add(1, Ordering::AcqRel);
                         tracing::error!(operation, error = %e, "a record that was promised could not be written");
                     }
                 })
@@ -153,15 +178,32 @@ impl Database {
     /// Waits until all that was queued so far is on the disk.
     ///
     /// # Errors
-    /// `Unavailable`.
+    /// `Unavailable`, also if a record that a slot promised was lost since the file was opened.
     pub async fn flush(&self) -> Result<()> {
-        self.write("sqlite.flush", |_| Ok(())).await
+        self.write("sqlite.flush", |_| Ok(())).await?;
+        match self.0.lost.load(Ordering::Acquire) {
+            0 => Ok(()),
+            n => Err(Error::new(
+                ErrorKind::Unavailable,
+                "sqlite.flush",
+                "records that were promised could not be written; see the log",
+            )
+            .with("lost", n.to_string())
+            .with_retry(forge_core::Retryability::Never)),
+        }
     }
 
     /// Looks at it: shallow, whether the writer runs; deep, one durable write.
     pub async fn check(&self, depth: Depth) -> Health {
         if self.0.closed.load(Ordering::Acquire) {
             return Health::down("the writer has stopped");
+        }
+        let lost = self.0.lost.load(Ordering::Acquire);
+        if lost > 0 {
+            return Health {
+                status: Status::Degraded,
+                detail: format!("{lost} promised records could not be written"),
+            };
         }
         match depth {
             Depth::Shallow => Health::up(),
@@ -184,7 +226,10 @@ fn answering(answer: impl FnOnce(std::result::Result<(), Arc<Error>>) + Send + '
     Box::new(answer)
 }
 
-async fn blocking<T: Send + 'static>(operation: &'static str, work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+async fn blocking<T: Send + 'static>(
+    operation: &'static str,
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
     match tokio::task::spawn_blocking(work).await {
         Ok(outcome) => outcome,
         Err(e) => Err(Error::unexpected(operation, "the reader panicked or the runtime is stopping").with_source(e)),

@@ -86,7 +86,8 @@ fn lock(path: &Path) -> Result<File> {
     let mut name = path.as_os_str().to_owned();
     name.push(".lock");
     let file = File::create(&name).map_err(|e| {
-        Error::new(ErrorKind::Unavailable, "sqlite.lock", "the lock file cannot be made; check owner and mode").with_source(e)
+        Error::new(ErrorKind::Unavailable, "sqlite.lock", "the lock file cannot be made; check owner and mode")
+            .with_source(e)
     })?;
     match file.try_lock() {
         Ok(()) => Ok(file),
@@ -107,9 +108,13 @@ fn migrate(c: &mut Connection, migrations: &[&str]) -> Result<()> {
     let have: i64 = tx.pragma_query_value(None, "user_version", |r| r.get(0)).map_err(&failed)?;
     let known = i64::try_from(migrations.len()).unwrap_or(i64::MAX);
     if have > known {
-        return Err(Error::new(ErrorKind::Config, "sqlite.migrate", "a newer version of Forge wrote this file; update this one")
-            .with("file_version", have.to_string())
-            .with("known_version", known.to_string()));
+        return Err(Error::new(
+            ErrorKind::Config,
+            "sqlite.migrate",
+            "a newer version of Forge wrote this file; update this one",
+        )
+        .with("file_version", have.to_string())
+        .with("known_version", known.to_string()));
     }
     for sql in migrations.iter().skip(usize::try_from(have).unwrap_or(0)) {
         tx.execute_batch(sql).map_err(&failed)?;

@@ -1,5 +1,7 @@
 //! What every embedded store relies on.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
 use forge_core::{Error, ErrorKind, Result};
 use forge_sqlite::{Database, Options, error};
 
@@ -14,14 +16,23 @@ async fn add(db: &Database, n: i64) -> Result<()> {
 }
 
 async fn sum(db: &Database) -> i64 {
-    db.read("t.sum", |c| c.query_row("SELECT coalesce(sum(n), 0) FROM t", [], |r| r.get(0)).map_err(error("t.sum"))).await.unwrap()
+    db.read("t.sum", |c| c.query_row("SELECT coalesce(sum(n), 0) FROM t", [], |r| r.get(0)).map_err(error("t.sum")))
+        .await
+        .unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn many_writers_share_commits_and_a_failing_one_undoes_only_itself() {
     let dir = tempfile::tempdir().unwrap();
     let db = open(&dir).await;
-    let tasks: Vec<_> = (1..=100).map(|n| tokio::spawn({ let db = db.clone(); async move { add(&db, n).await } })).collect();
+    let tasks: Vec<_> = (1..=100)
+        .map(|n| {
+            tokio::spawn({
+                let db = db.clone();
+                async move { add(&db, n).await }
+            })
+        })
+        .collect();
     for t in tasks {
         t.await.unwrap().unwrap();
     }
@@ -51,12 +62,23 @@ async fn a_slot_is_filled_without_waiting_and_survives_the_last_handle() {
     let dir = tempfile::tempdir().unwrap();
     let db = open(&dir).await;
     let slot = db
-        .reserve_write("t.slot", |tx, n: i64| tx.execute("INSERT INTO t VALUES (?1)", [n]).map(|_| ()).map_err(error("t.slot")))
+        .reserve_write("t.slot", |tx, n: i64| {
+            tx.execute("INSERT INTO t VALUES (?1)", [n]).map(|_| ()).map_err(error("t.slot"))
+        })
         .await
         .unwrap();
     slot.fill(7);
     db.flush().await.unwrap();
     assert_eq!(sum(&db).await, 7);
+    let twice = db
+        .reserve_write("t.slot", |tx, n: i64| {
+            tx.execute("INSERT INTO t VALUES (?1)", [n]).map(|_| ()).map_err(error("t.slot"))
+        })
+        .await
+        .unwrap();
+    twice.fill(7);
+    assert!(db.flush().await.unwrap_err().to_string().contains("lost=1"), "a lost promise is not forgotten");
+    assert_eq!(db.check(forge_core::Depth::Shallow).await.status, forge_core::Status::Degraded);
 }
 
 #[tokio::test]
