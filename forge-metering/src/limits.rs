@@ -1,57 +1,158 @@
-//! Limits as configuration: how much, in which window.
+//! How much a tenant and its employees may use: plain data, read from configuration.
+//!
+//! ```
+//! use forge_metering::{Limit, Limits, TenantLimits, Window};
+//! use forge_core::TenantId;
+//! let acme = TenantLimits::default()
+//!     .with_window(Window::Day)
+//!     .with_total(Limit::default().with_calls(1_000))
+//!     .with_each_employee(Limit::default().with_calls(100));
+//! let limits = Limits::default().with_tenant(TenantId::parse("acme")?, acme);
+//! limits.validate()?;
+//! # Ok::<(), forge_core::Error>(())
+//! ```
 
-use forge_core::{Error, Result, Timestamp};
-use jiff::ToSpan;
-use jiff::tz::TimeZone;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use forge_core::{EmployeeId, Error, ErrorKind, Money, Result, TenantId};
 use rust_decimal::Decimal;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
-/// When a limit begins anew. Windows are of UTC.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Window {
-    /// At midnight.
-    #[default]
-    Day,
-    /// On the first of the month.
-    Month,
+/// The limits of a host. Without any, all is allowed, and counted all the same.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[non_exhaustive]
+pub struct Limits {
+    /// For each tenant that [`tenants`](Self::tenants) does not name.
+    pub default: TenantLimits,
+    /// For named tenants; replaces the default as a whole.
+    pub tenants: BTreeMap<TenantId, TenantLimits>,
+    /// Seconds after which a reservation that nobody settled stops counting; 900 by default. Longer than the longest call.
+    pub reservation_s: u64,
 }
 
-impl Window {
-    /// The window that `now` lies in: its first moment, and the first one after it.
-    ///
-    /// # Errors
-    /// `InvalidInput` for a time that no calendar has.
-    pub fn around(self, now: Timestamp) -> Result<(Timestamp, Timestamp)> {
-        let bounds = || -> std::result::Result<(i128, i128), jiff::Error> {
-            let now = jiff::Timestamp::from_nanosecond(i128::from(now.as_nanos()))?;
-            let today = TimeZone::UTC.to_datetime(now).date();
-            let (begin, end) = match self {
-                Self::Day => (today, today.checked_add(1.day())?),
-                Self::Month => (today.first_of_month(), today.first_of_month().checked_add(1.month())?),
-            };
-            let midnight =
-                |d: jiff::civil::Date| TimeZone::UTC.to_timestamp(d.at(0, 0, 0, 0)).map(|t| t.as_nanosecond());
-            Ok((midnight(begin)?, midnight(end)?))
-        };
-        let nanos = |n: i128| Timestamp::from_nanos(i64::try_from(n).unwrap_or(i64::MAX));
-        let (begin, end) = bounds()
-            .map_err(|e| Error::invalid("quota.window", "the clock shows no time of the calendar").with_source(e))?;
-        Ok((nanos(begin), nanos(end)))
+impl Default for Limits {
+    fn default() -> Self {
+        Self { default: TenantLimits::default(), tenants: BTreeMap::new(), reservation_s: 15 * 60 }
     }
 }
 
-/// How much of each. What is not set is not limited.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+impl Limits {
+    /// Limits each tenant that is not named.
+    #[must_use]
+    pub fn with_default(mut self, limits: TenantLimits) -> Self {
+        self.default = limits;
+        self
+    }
+
+    /// Limits one tenant.
+    #[must_use]
+    pub fn with_tenant(mut self, tenant: TenantId, limits: TenantLimits) -> Self {
+        self.tenants.insert(tenant, limits);
+        self
+    }
+
+    /// Says when a reservation that nobody settled stops counting, in whole seconds.
+    #[must_use]
+    pub fn with_reservation(mut self, expires_after: Duration) -> Self {
+        self.reservation_s = expires_after.as_secs();
+        self
+    }
+
+    /// The limits of one tenant.
+    pub fn of(&self, tenant: &TenantId) -> &TenantLimits {
+        self.tenants.get(tenant).unwrap_or(&self.default)
+    }
+
+    /// Looks for what cannot be kept: two currencies for one tenant, money below zero, reservations that expire at once.
+    ///
+    /// # Errors
+    /// `Config`.
+    pub fn validate(&self) -> Result<()> {
+        let wrong = |message| Error::new(ErrorKind::Config, "limits.validate", message);
+        if self.reservation_s == 0 {
+            return Err(wrong("reservation_s must be at least 1"));
+        }
+        let named = self.tenants.iter().map(|(t, l)| (t.as_str(), l));
+        for (tenant, limits) in named.chain([("default", &self.default)]) {
+            let money: Vec<Money> = limits.all().filter_map(|l| l.money).collect();
+            if money.iter().any(|m| m.amount < Decimal::ZERO) {
+                return Err(wrong("a limit of money must not be negative").with("tenant", tenant));
+            }
+            if money.windows(2).any(|w| matches!(w, [a, b] if a.currency != b.currency)) {
+                return Err(wrong("the limits of one tenant must share one currency").with("tenant", tenant));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The limits of one tenant. Both that of the tenant and that of the employee must hold.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[non_exhaustive]
+pub struct TenantLimits {
+    /// When counting begins anew.
+    pub window: Window,
+    /// For the tenant as a whole.
+    pub total: Limit,
+    /// For each employee that [`employees`](Self::employees) does not name.
+    pub each_employee: Limit,
+    /// For named employees; replaces `each_employee` as a whole.
+    pub employees: BTreeMap<EmployeeId, Limit>,
+}
+
+impl TenantLimits {
+    /// Says when counting begins anew.
+    #[must_use]
+    pub fn with_window(mut self, window: Window) -> Self {
+        self.window = window;
+        self
+    }
+
+    /// Limits the tenant as a whole.
+    #[must_use]
+    pub fn with_total(mut self, limit: Limit) -> Self {
+        self.total = limit;
+        self
+    }
+
+    /// Limits each employee that is not named.
+    #[must_use]
+    pub fn with_each_employee(mut self, limit: Limit) -> Self {
+        self.each_employee = limit;
+        self
+    }
+
+    /// Limits one employee.
+    #[must_use]
+    pub fn with_employee(mut self, employee: EmployeeId, limit: Limit) -> Self {
+        self.employees.insert(employee, limit);
+        self
+    }
+
+    /// The limit of one employee.
+    pub fn of(&self, employee: &EmployeeId) -> Limit {
+        *self.employees.get(employee).unwrap_or(&self.each_employee)
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Limit> {
+        [&self.total, &self.each_employee].into_iter().chain(self.employees.values())
+    }
+}
+
+/// At most so much in a window; what is `None` is not limited.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 #[non_exhaustive]
 pub struct Limit {
     /// Calls of tools and models.
     pub calls: Option<u64>,
-    /// Tokens in and out.
+    /// Tokens, read and written together.
     pub tokens: Option<u64>,
-    /// Money, in the currency of the price book.
-    pub money: Option<Decimal>,
+    /// Money.
+    pub money: Option<Money>,
 }
 
 impl Limit {
@@ -71,68 +172,54 @@ impl Limit {
 
     /// At most so much money.
     #[must_use]
-    pub fn with_money(mut self, money: Decimal) -> Self {
+    pub fn with_money(mut self, money: Money) -> Self {
         self.money = Some(money);
         self
     }
 }
 
-/// The limits that hold for every tenant, and inside it for every employee.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-#[non_exhaustive]
-pub struct Limits {
-    /// When they begin anew; by default at midnight UTC.
-    pub window: Window,
-    /// Of each tenant.
-    pub tenant: Limit,
-    /// Of each employee.
-    pub employee: Limit,
-    /// Seconds after which a reservation that nobody settled counts no more, because its process died; default 900.
-    pub reservation_s: u64,
+/// A stretch of the calendar, in UTC.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Window {
+    /// From midnight to midnight.
+    Day,
+    /// From the first to the first.
+    #[default]
+    Month,
 }
 
-impl Default for Limits {
-    fn default() -> Self {
-        Self { window: Window::Day, tenant: Limit::default(), employee: Limit::default(), reservation_s: 900 }
-    }
-}
-
-impl Limits {
-    /// Limits of each tenant.
-    #[must_use]
-    pub fn with_tenant(mut self, limit: Limit) -> Self {
-        self.tenant = limit;
-        self
-    }
-
-    /// Limits of each employee.
-    #[must_use]
-    pub fn with_employee(mut self, limit: Limit) -> Self {
-        self.employee = limit;
-        self
-    }
-
-    /// When they begin anew.
-    #[must_use]
-    pub fn with_window(mut self, window: Window) -> Self {
-        self.window = window;
-        self
+impl Window {
+    /// Its name in configuration and in refusals.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Day => "day",
+            Self::Month => "month",
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use forge_core::Currency;
+
     use super::*;
 
     #[test]
-    fn windows_have_the_lengths_of_the_calendar() {
-        let now: Timestamp = "2028-02-29T23:59:59.5Z".parse().unwrap();
-        let text = |w: Window| {
-            let (a, b) = w.around(now).unwrap();
-            format!("{a} {b}")
+    fn what_cannot_be_kept_is_refused_at_once() {
+        let of = |total, each| {
+            Limits::default().with_default(TenantLimits::default().with_total(total).with_each_employee(each))
         };
-        assert_eq!(text(Window::Day), "2028-02-29T00:00:00Z 2028-03-01T00:00:00Z");
-        assert_eq!(text(Window::Month), "2028-02-01T00:00:00Z 2028-03-01T00:00:00Z");
+        let usd = Limit::default().with_money(Money::new(Decimal::ONE, Currency::USD));
+        let eur = Limit::default().with_money(Money::new(Decimal::ONE, Currency::EUR));
+        assert!(of(usd, usd).validate().is_ok());
+        assert_eq!(of(usd, eur).validate().unwrap_err().kind(), ErrorKind::Config);
+        let debt = Limit::default().with_money(Money::new(-Decimal::ONE, Currency::USD));
+        assert_eq!(of(debt, Limit::default()).validate().unwrap_err().kind(), ErrorKind::Config);
+        assert!(Limits::default().with_reservation(Duration::ZERO).validate().is_err());
+        assert!(toml::from_str::<Limits>("[tenants.acme.total]\ncals = 3").is_err());
+        let read: Limits = toml::from_str("[tenants.acme.total]\ncalls = 3").unwrap();
+        assert_eq!(read.of(&TenantId::parse("acme").unwrap()).total.calls, Some(3));
+        assert_eq!(read.of(&TenantId::parse("globex").unwrap()).total.calls, None);
     }
 }

@@ -6,18 +6,18 @@ use chacha20poly1305::aead::{Aead, Payload};
 use forge_core::{Digest, Error, ErrorKind, Result};
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
-use zeroize::{Zeroize, ZeroizeOnDrop};
+use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 const VERSION: u8 = 1;
 const KEY_ID: usize = 8;
 const NONCE: usize = 24;
 
 /// 32 random bytes, wiped on drop. No `Debug`.
-#[derive(Clone, Zeroize, ZeroizeOnDrop)]
+#[derive(Zeroize, ZeroizeOnDrop)]
 pub(super) struct Key([u8; 32]);
 
 /// 64 random bytes for AES-256-SIV, wiped on drop.
-#[derive(Clone, Zeroize, ZeroizeOnDrop)]
+#[derive(Zeroize, ZeroizeOnDrop)]
 pub(super) struct TokenKey([u8; 64]);
 
 /// The keys of one tenant, one for each purpose.
@@ -32,16 +32,14 @@ impl Key {
         random().map(Self)
     }
 
-    pub(super) fn from_base64(text: &str) -> Result<Self> {
-        let wrong = || Error::new(ErrorKind::Config, "keyring.open", "the master key must be 32 bytes in base64");
-        let mut bytes = data_encoding::BASE64.decode(text.trim().as_bytes()).map_err(|_| wrong())?;
-        let key = <[u8; 32]>::try_from(bytes.as_slice()).map(Self).map_err(|_| wrong());
-        bytes.zeroize();
-        key
+    /// `None` if it is not 32 bytes in base64.
+    pub(super) fn from_base64(text: &str) -> Option<Self> {
+        let bytes = Zeroizing::new(data_encoding::BASE64.decode(text.trim().as_bytes()).ok()?);
+        bytes.as_slice().try_into().map(Self).ok()
     }
 
-    pub(super) fn to_base64(&self) -> String {
-        data_encoding::BASE64.encode(&self.0)
+    pub(super) fn to_base64(&self) -> Zeroizing<String> {
+        Zeroizing::new(data_encoding::BASE64.encode(&self.0))
     }
 
     /// A key for one purpose: HMAC of its label.
@@ -70,11 +68,9 @@ impl Key {
 
     fn hmac(&self) -> Hmac<Sha256> {
         // a key that is shorter than a block is padded with zeros (RFC 2104, section 2)
-        let mut block = [0; 64];
-        block.iter_mut().zip(self.0).for_each(|(b, k)| *b = k);
-        let hmac = <Hmac<Sha256> as KeyInit>::new(&block.into());
-        block.zeroize();
-        hmac
+        let mut block = Zeroizing::new([0_u8; 64]);
+        block.iter_mut().zip(&self.0).for_each(|(b, k)| *b = *k);
+        <Hmac<Sha256> as KeyInit>::new((&*block).into())
     }
 }
 
@@ -92,16 +88,15 @@ impl TokenKey {
 }
 
 impl TenantKeys {
-    pub(super) const SIZE: usize = 128;
-
     pub(super) fn random() -> Result<Self> {
         Ok(Self { body: Key::random()?, token: TokenKey(random()?), digest: Key::random()? })
     }
 
-    pub(super) fn to_bytes(&self) -> Vec<u8> {
-        [self.body.0.as_slice(), &self.token.0, &self.digest.0].concat()
+    pub(super) fn to_bytes(&self) -> Zeroizing<Vec<u8>> {
+        Zeroizing::new([self.body.0.as_slice(), &self.token.0, &self.digest.0].concat())
     }
 
+    /// `None` if there are more bytes or fewer.
     pub(super) fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let (body, rest) = bytes.split_first_chunk::<32>()?;
         let (token, digest) = rest.split_first_chunk::<64>()?;

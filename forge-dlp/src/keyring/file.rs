@@ -1,92 +1,143 @@
 //! Key files: made once, whole or not at all, readable by the owner only.
 
 use std::fs::{File, OpenOptions};
-use std::io::Write;
+use std::io::{ErrorKind as Io, Read, Write};
 use std::path::{Path, PathBuf};
 
 use forge_core::{Error, ErrorKind, Result, Retryability, TenantId};
-use zeroize::Zeroize;
+use zeroize::Zeroizing;
 
 use super::cipher::{Key, TenantKeys, open, seal_bytes};
 
-/// The master key of a directory, made if there is none.
-pub(super) fn master(dir: &Path) -> Result<Key> {
-    let path = dir.join("master.key");
-    if !path.exists() {
-        publish(&path, Key::random()?.to_base64().as_bytes())?;
-    }
-    only_ours(&path)?;
-    let mut text = std::fs::read_to_string(&path).map_err(|e| failed("the master key cannot be read", e))?;
-    let key = Key::from_base64(&text);
-    text.zeroize();
-    key
+const MASTER: &str = "master.key";
+/// Larger than any key file; what is larger is none.
+const LARGEST: u64 = 4096;
+
+/// Makes the directory of keys, for the owner only, if it is not there.
+pub(super) fn make_dir(dir: &Path) -> Result<()> {
+    let mut builder = std::fs::DirBuilder::new();
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    let made = builder.recursive(true).create(dir);
+    made.map_err(|e| failed("keyring.open", "the directory of keys cannot be made; check owner and mode", e))
 }
 
-pub(super) fn tenant_path(dir: &Path, tenant: &TenantId) -> PathBuf {
-    dir.join(format!("{tenant}.keys"))
+/// The master key of a directory, made if there is none.
+pub(super) fn master(dir: &Path) -> Result<Key> {
+    const OPERATION: &str = "keyring.open";
+    let path = dir.join(MASTER);
+    let corrupt = |what| Error::new(ErrorKind::Corrupt, OPERATION, what);
+    // in this order: whoever made a tenant's keys made the master key before
+    let tenants = names(dir, OPERATION)?.iter().any(|n| n.ends_with(".keys"));
+    if !path.exists() {
+        if tenants {
+            return Err(corrupt("the master key of these tenants' keys is gone; restore master.key, or pass the key"));
+        }
+        publish(dir, MASTER, Key::random()?.to_base64().as_bytes(), OPERATION)?;
+    }
+    let unread = |e| failed(OPERATION, "the master key cannot be read", e);
+    let file = File::open(&path).map_err(unread)?;
+    only_ours(&file)?;
+    let bytes = contents(file).map_err(unread)?;
+    let key = std::str::from_utf8(&bytes).ok().and_then(Key::from_base64);
+    key.ok_or_else(|| corrupt("the file of the master key is damaged; restore it from a backup"))
 }
 
 /// A tenant's keys, made if there are none. Of two processes that make them at once, one wins and both use its keys.
 pub(super) fn tenant(dir: &Path, master: &Key, tenant: &TenantId) -> Result<TenantKeys> {
-    let path = tenant_path(dir, tenant);
+    const OPERATION: &str = "keyring.load";
+    let name = file_name(tenant);
+    let path = dir.join(&name);
     let aad = tenant.as_str().as_bytes();
     if !path.exists() {
-        let mut plain = TenantKeys::random()?.to_bytes();
-        let blob = seal_bytes(master, aad, &plain);
-        plain.zeroize();
-        publish(&path, &blob?)?;
+        let blob = seal_bytes(master, aad, &TenantKeys::random()?.to_bytes())?;
+        publish(dir, &name, &blob, OPERATION)?;
     }
-    let blob = std::fs::read(&path).map_err(|e| failed("the tenant's keys cannot be read", e))?;
+    let blob =
+        File::open(&path).and_then(contents).map_err(|e| failed(OPERATION, "the tenant's keys cannot be read", e))?;
     let corrupt = || {
         let what = "the tenant's key file is damaged or wrapped by another master key; restore it from a backup";
-        Error::new(ErrorKind::Corrupt, "keyring.load", what).with("tenant", tenant.to_string())
+        Error::new(ErrorKind::Corrupt, OPERATION, what).with("tenant", tenant.to_string())
     };
-    let mut plain = open(master, aad, &blob).map_err(|e| corrupt().with_source(e))?;
-    let keys = if plain.len() == TenantKeys::SIZE { TenantKeys::from_bytes(&plain) } else { None };
-    plain.zeroize();
-    keys.ok_or_else(corrupt)
+    let plain = Zeroizing::new(open(master, aad, &blob).map_err(|e| corrupt().with_source(e))?);
+    TenantKeys::from_bytes(&plain).ok_or_else(corrupt)
 }
 
-/// Deletes a key file; gone already is fine.
-pub(super) fn erase(path: &Path) -> Result<()> {
-    match std::fs::remove_file(path) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(failed("the tenant's keys cannot be deleted", e)),
-        _ => sync_dir(path),
+/// Deletes a tenant's key file and what an interrupted [`publish`] left of it; gone already is fine.
+pub(super) fn erase(dir: &Path, tenant: &TenantId) -> Result<()> {
+    const OPERATION: &str = "keyring.destroy";
+    let name = file_name(tenant);
+    let leftover = temporary_prefix(&name);
+    for found in names(dir, OPERATION)?.iter().filter(|n| **n == name || n.starts_with(&leftover)) {
+        match std::fs::remove_file(dir.join(found)) {
+            Err(e) if e.kind() != Io::NotFound => {
+                return Err(failed(OPERATION, "the tenant's keys cannot be deleted", e));
+            }
+            _ => {}
+        }
     }
+    sync_dir(dir, OPERATION)
+}
+
+/// A tenant's name has no full stop, so no two names here begin alike.
+fn file_name(tenant: &TenantId) -> String {
+    format!("{tenant}.keys")
+}
+
+fn temporary_prefix(name: &str) -> String {
+    format!("{name}.tmp-")
 }
 
 /// Writes a file that is not there yet: a temporary one, synced, then linked under its name. Where another process was
 /// faster, its file stays.
-fn publish(path: &Path, contents: &[u8]) -> Result<()> {
+fn publish(dir: &Path, name: &str, contents: &[u8], operation: &'static str) -> Result<()> {
     let write = || -> std::io::Result<()> {
-        let temporary = path.with_extension(format!("tmp-{:016x}", getrandom::u64()?));
-        let mut options = OpenOptions::new();
-        options.write(true).create(true).truncate(true);
-        #[cfg(unix)]
-        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        let mut file = options.open(&temporary)?;
-        file.write_all(contents)?;
-        file.sync_all()?;
-        let linked = std::fs::hard_link(&temporary, path);
-        std::fs::remove_file(&temporary)?;
+        let temporary = dir.join(format!("{}{:016x}", temporary_prefix(name), getrandom::u64()?));
+        let linked = write_new(&temporary, contents).and_then(|()| std::fs::hard_link(&temporary, dir.join(name)));
+        let removed = std::fs::remove_file(&temporary);
         match linked {
-            Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => Err(e),
-            _ => Ok(()),
+            Err(e) if e.kind() != Io::AlreadyExists => Err(e),
+            _ => removed,
         }
     };
-    write().map_err(|e| failed("a key file cannot be written; check owner, mode and space", e))?;
-    sync_dir(path)
+    write().map_err(|e| failed(operation, "a key file cannot be written; check owner, mode and space", e))?;
+    sync_dir(dir, operation)
 }
 
-fn sync_dir(path: &Path) -> Result<()> {
-    let dir = path.parent().unwrap_or(Path::new("."));
-    File::open(dir).and_then(|d| d.sync_all()).map_err(|e| failed("the directory of keys cannot be synced", e))
+fn write_new(path: &PathBuf, contents: &[u8]) -> std::io::Result<()> {
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let mut file = options.open(path)?;
+    file.write_all(contents)?;
+    file.sync_all()
+}
+
+fn contents(file: File) -> std::io::Result<Zeroizing<Vec<u8>>> {
+    // room for all of it at once: a buffer that grows leaves copies behind
+    let mut bytes = Zeroizing::new(Vec::with_capacity(usize::try_from(LARGEST).unwrap_or(usize::MAX)));
+    file.take(LARGEST).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+fn names(dir: &Path, operation: &'static str) -> Result<Vec<String>> {
+    let list = || -> std::io::Result<Vec<String>> {
+        std::fs::read_dir(dir)?.map(|e| Ok(e?.file_name().to_string_lossy().into_owned())).collect()
+    };
+    list().map_err(|e| failed(operation, "the directory of keys cannot be listed", e))
+}
+
+fn sync_dir(dir: &Path, operation: &'static str) -> Result<()> {
+    let synced = File::open(dir).and_then(|d| d.sync_all());
+    synced.map_err(|e| failed(operation, "the directory of keys cannot be synced", e))
 }
 
 #[cfg(unix)]
-fn only_ours(path: &Path) -> Result<()> {
+fn only_ours(file: &File) -> Result<()> {
     use std::os::unix::fs::PermissionsExt;
-    let mode = std::fs::metadata(path).map_err(|e| failed("the master key cannot be read", e))?.permissions().mode();
+    let meta = file.metadata().map_err(|e| failed("keyring.open", "the master key cannot be read", e))?;
+    let mode = meta.permissions().mode();
     if mode & 0o077 == 0 {
         return Ok(());
     }
@@ -95,10 +146,10 @@ fn only_ours(path: &Path) -> Result<()> {
 }
 
 #[cfg(not(unix))]
-fn only_ours(_: &Path) -> Result<()> {
+fn only_ours(_: &File) -> Result<()> {
     Ok(())
 }
 
-pub(super) fn failed(what: &'static str, e: std::io::Error) -> Error {
-    Error::new(ErrorKind::Unavailable, "keyring.load", what).with_retry(Retryability::Never).with_source(e)
+fn failed(operation: &'static str, what: &'static str, e: std::io::Error) -> Error {
+    Error::new(ErrorKind::Unavailable, operation, what).with_retry(Retryability::Never).with_source(e)
 }

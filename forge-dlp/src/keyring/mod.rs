@@ -10,7 +10,7 @@ mod file;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use async_trait::async_trait;
 use forge_core::keyring::{Keyring, Seal};
@@ -19,40 +19,50 @@ use forge_core::{Digest, Error, ErrorKind, Result, TenantId};
 
 use cipher::{Key, TenantKeys, open, seal_bytes};
 
-/// Keys in files, for one host. Cheap to share behind an `Arc`.
-pub struct FileKeyring {
+/// Keys in files, for one host. Cheap to clone: clones share one snapshot.
+///
+/// Processes may share a directory: of two that make a tenant's keys at once, both use the same. `destroy` reaches the snapshot
+/// of its own process; another process forgets the tenant when it ends, so erasure stops or restarts the others.
+#[derive(Clone)]
+pub struct FileKeyring(Arc<Inner>);
+
+struct Inner {
     dir: PathBuf,
-    master: Arc<Key>,
+    master: Key,
     seal_key: Key,
     seal_id: String,
+    /// Held while files are read, made or deleted, so that a load that began before a destruction does not undo it.
+    files: Mutex<()>,
     tenants: RwLock<BTreeMap<TenantId, Arc<TenantKeys>>>,
 }
 
 impl FileKeyring {
-    /// Opens a directory of keys. The master key is `master` (base64 of 32 bytes), or the directory's own, made at the first
-    /// start.
+    /// Opens a directory of keys, which is made if it is not there (mode 0700). The master key is `master` (base64 of 32
+    /// bytes), or the directory's own, made at the first start.
     ///
     /// # Errors
-    /// `Config` if the given key is not 32 bytes of base64, or its file may be read by others; `Unavailable`.
+    /// `Config` if the given key is not 32 bytes of base64, or if others may read the directory's own; `Corrupt` if that one is
+    /// damaged, or gone while tenants' keys are there; `Unavailable` if the directory cannot be read or written.
     pub async fn open(dir: impl AsRef<Path>, master: Option<Secret>) -> Result<Self> {
         let dir = dir.as_ref().to_owned();
-        blocking(move || {
-            std::fs::create_dir_all(&dir)
-                .map_err(|e| file::failed("the directory of keys cannot be made; check owner and mode", e))?;
+        blocking("keyring.open", move || {
+            file::make_dir(&dir)?;
             let master = match master {
-                Some(secret) => Key::from_base64(secret.expose())?,
+                Some(secret) => Key::from_base64(secret.expose()).ok_or_else(|| {
+                    Error::new(ErrorKind::Config, "keyring.open", "the master key must be 32 bytes in base64")
+                })?,
                 None => file::master(&dir)?,
             };
             let seal_key = master.derived(b"forge context seal v1");
             let seal_id = seal_key.id();
-            Ok(Self { dir, master: Arc::new(master), seal_key, seal_id, tenants: RwLock::default() })
+            let (files, tenants) = (Mutex::default(), RwLock::default());
+            Ok(Self(Arc::new(Inner { dir, master, seal_key, seal_id, files, tenants })))
         })
         .await
     }
 
     fn keys(&self, tenant: &TenantId) -> Result<Arc<TenantKeys>> {
-        let tenants = self.tenants.read().unwrap_or_else(PoisonError::into_inner);
-        tenants.get(tenant).cloned().ok_or_else(|| {
+        self.0.loaded(tenant).ok_or_else(|| {
             Error::new(
                 ErrorKind::Redaction,
                 "keyring.keys",
@@ -63,24 +73,42 @@ impl FileKeyring {
     }
 }
 
-#[async_trait]
-impl Keyring for FileKeyring {
-    async fn load(&self, tenant: &TenantId) -> Result<()> {
-        if self.keys(tenant).is_ok() {
-            return Ok(());
+impl Inner {
+    fn loaded(&self, tenant: &TenantId) -> Option<Arc<TenantKeys>> {
+        self.tenants.read().unwrap_or_else(PoisonError::into_inner).get(tenant).cloned()
+    }
+
+    fn load(&self, tenant: TenantId) -> Result<()> {
+        let _files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.loaded(&tenant).is_none() {
+            let keys = Arc::new(file::tenant(&self.dir, &self.master, &tenant)?);
+            self.tenants.write().unwrap_or_else(PoisonError::into_inner).insert(tenant, keys);
         }
-        let (dir, master, name) = (self.dir.clone(), self.master.clone(), tenant.clone());
-        let keys = blocking(move || file::tenant(&dir, &master, &name)).await?;
-        let mut tenants = self.tenants.write().unwrap_or_else(PoisonError::into_inner);
-        tenants.entry(tenant.clone()).or_insert_with(|| Arc::new(keys));
         Ok(())
     }
 
-    async fn destroy(&self, tenant: &TenantId) -> Result<()> {
-        let path = file::tenant_path(&self.dir, tenant);
-        blocking(move || file::erase(&path)).await?;
+    fn destroy(&self, tenant: &TenantId) -> Result<()> {
+        let _files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        file::erase(&self.dir, tenant)?;
         self.tenants.write().unwrap_or_else(PoisonError::into_inner).remove(tenant);
         Ok(())
+    }
+}
+
+/// `load` and `destroy` work on a blocking thread to their end, also when their future is dropped.
+#[async_trait]
+impl Keyring for FileKeyring {
+    async fn load(&self, tenant: &TenantId) -> Result<()> {
+        if self.0.loaded(tenant).is_some() {
+            return Ok(());
+        }
+        let (inner, tenant) = (self.0.clone(), tenant.clone());
+        blocking("keyring.load", move || inner.load(tenant)).await
+    }
+
+    async fn destroy(&self, tenant: &TenantId) -> Result<()> {
+        let (inner, tenant) = (self.0.clone(), tenant.clone());
+        blocking("keyring.destroy", move || inner.destroy(&tenant)).await
     }
 
     fn encrypt(&self, tenant: &TenantId, aad: &[u8], plain: &[u8]) -> Result<Vec<u8>> {
@@ -106,31 +134,35 @@ impl Keyring for FileKeyring {
     }
 
     fn seal(&self, bytes: &[u8]) -> Result<Seal> {
-        Ok(Seal { key_id: self.seal_id.clone(), mac: self.seal_key.mac(bytes) })
+        Ok(Seal { key_id: self.0.seal_id.clone(), mac: self.0.seal_key.mac(bytes) })
     }
 
     fn verify(&self, bytes: &[u8], seal: &Seal) -> Result<()> {
-        if seal.key_id == self.seal_id && self.seal_key.mac_is(bytes, &seal.mac) {
+        if seal.key_id == self.0.seal_id && self.0.seal_key.mac_is(bytes, &seal.mac) {
             return Ok(());
         }
         Err(Error::new(ErrorKind::Unauthenticated, "keyring.verify", "the seal is not this host's"))
     }
 }
 
-/// The tenant is part of what a blob is bound to, so that a key that was copied by mistake still opens nothing of another.
+/// The tenant is part of what a blob is bound to, so that a key that was copied by mistake still opens nothing of another. A
+/// tenant's name has no zero byte, so the two parts cannot run into each other.
 fn bound(tenant: &TenantId, aad: &[u8]) -> Vec<u8> {
     [tenant.as_str().as_bytes(), b"\0", aad].concat()
 }
 
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+async fn blocking<T: Send + 'static>(
+    operation: &'static str,
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
     match tokio::task::spawn_blocking(work).await {
         Ok(outcome) => outcome,
-        Err(e) => Err(Error::unexpected("keyring.load", "the reader stopped").with_source(e)),
+        Err(e) => Err(Error::unexpected(operation, "the worker thread stopped").with_source(e)),
     }
 }
 
 impl fmt::Debug for FileKeyring {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("FileKeyring").field("seal_key", &self.seal_id).finish_non_exhaustive()
+        f.debug_struct("FileKeyring").field("seal_key", &self.0.seal_id).finish_non_exhaustive()
     }
 }

@@ -1,4 +1,4 @@
-//! The ledger.
+//! The durable record of usage.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -8,37 +8,39 @@ use forge_core::usage::{LedgerCapability, Quantity, UsageEvent, UsageLedger, Usa
 use forge_core::{
     Currency, Depth, Error, ErrorKind, ExecutionContext, Health, HealthCheck, Money, Result, Slot, TenantId,
 };
-use forge_sqlite::rusqlite::{Connection, OptionalExtension, Transaction, params};
-use forge_sqlite::{Database, corrupt, error};
+use forge_sqlite::rusqlite::types::Value;
+use forge_sqlite::rusqlite::{Connection, Transaction, params, params_from_iter};
+use forge_sqlite::{Database, Options, error};
+use rust_decimal::Decimal;
 
-use super::quota::SqliteQuota;
-use crate::Limits;
+use super::row;
+use crate::exact;
 
-/// Usage events in SQLite, durable and exact. Cheap to clone.
+/// The ledger of one process, in `ledger.db`. Cheap to clone.
+///
+/// Every event that [`record`](UsageLedger::record) acknowledged is on the disk; one that a drop fills into a slot is
+/// there after [`flush`](UsageLedger::flush), or when the last clone is gone. A slot whose events conflict with stored
+/// ones, or belong to another tenant, records nothing: that is logged, `flush` fails from then on, and the health is degraded.
+///
+/// At most 1,024 slots are open at a time; [`reserve`](UsageLedger::reserve) waits for room. Quantities are below 2^63.
 #[derive(Debug, Clone)]
-pub struct SqliteLedger {
-    db: Database,
-}
+pub struct SqliteLedger(Database);
 
 impl SqliteLedger {
-    /// Opens `<dir>/ledger.db`; one process owns it.
+    /// Opens, or creates, `ledger.db` in a directory that this process owns.
     ///
     /// # Errors
-    /// `Config` if another process owns it; `Corrupt`; `Unavailable`.
+    /// `Config` if another process owns it or a newer Forge wrote it; `Corrupt`; `Unavailable`.
     pub async fn open(dir: impl AsRef<Path>) -> Result<Self> {
-        Ok(Self { db: super::open(dir.as_ref()).await? })
-    }
-
-    /// Quotas in the same file.
-    pub fn quota(&self, limits: Limits, clock: std::sync::Arc<dyn forge_core::Clock>) -> SqliteQuota {
-        SqliteQuota::new(self.db.clone(), limits, clock)
+        let options = Options::new(dir.as_ref().join("ledger.db")).migration(row::SCHEMA).owned();
+        Database::open(options).await.map(Self)
     }
 }
 
 #[async_trait]
 impl HealthCheck for SqliteLedger {
     async fn check(&self, depth: Depth) -> Health {
-        self.db.check(depth).await
+        self.0.check(depth).await
     }
 }
 
@@ -46,35 +48,46 @@ impl HealthCheck for SqliteLedger {
 impl UsageLedger for SqliteLedger {
     async fn reserve(&self, ctx: &ExecutionContext) -> Result<Slot<Vec<UsageEvent>>> {
         let tenant = ctx.tenant().clone();
-        self.db.reserve_write("usage.record", move |tx, events: Vec<UsageEvent>| insert(tx, &tenant, &events)).await
+        self.0.reserve_write("usage.record", move |tx, events: Vec<UsageEvent>| record(tx, &tenant, &events)).await
     }
 
     async fn record(&self, ctx: &ExecutionContext, events: Vec<UsageEvent>) -> Result<()> {
         let tenant = ctx.tenant().clone();
-        self.db.write("usage.record", move |tx| insert(tx, &tenant, &events)).await
+        own(&tenant, &events)?;
+        self.0.write("usage.record", move |tx| record(tx, &tenant, &events)).await
     }
 
     async fn events(&self, ctx: &ExecutionContext, query: &UsageQuery, limit: usize) -> Result<Vec<UsageEvent>> {
-        let (tenant, query) = (ctx.tenant().clone(), query.clone());
-        self.db
+        let (condition, values) = condition(ctx.tenant(), query);
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let sql =
+            format!("SELECT {} FROM usage_event WHERE {condition} ORDER BY at, rowid LIMIT {limit}", row::COLUMNS);
+        self.0
             .read("usage.events", move |c| {
-                let mut out = Vec::new();
-                each(c, &tenant, &query, limit, |e| {
-                    out.push(e);
+                let mut events = Vec::new();
+                each(c, &sql, values, |e| {
+                    events.push(e);
                     Ok(())
                 })?;
-                Ok(out)
+                Ok(events)
             })
             .await
     }
 
     async fn totals(&self, ctx: &ExecutionContext, query: &UsageQuery) -> Result<UsageTotals> {
-        let (tenant, query) = (ctx.tenant().clone(), query.clone());
-        self.db.read("usage.totals", move |c| totals(c, &tenant, &query)).await
+        let (condition, values) = condition(ctx.tenant(), query);
+        let sql = format!("SELECT {} FROM usage_event WHERE {condition}", row::COLUMNS);
+        self.0
+            .read("usage.totals", move |c| {
+                let mut sums = Sums::default();
+                each(c, &sql, values, |e| sums.add(&e).ok_or_else(|| super::too_large("usage.totals")))?;
+                Ok(sums.totals())
+            })
+            .await
     }
 
     async fn flush(&self) -> Result<()> {
-        self.db.flush().await
+        self.0.flush().await
     }
 
     fn capability(&self) -> LedgerCapability {
@@ -82,94 +95,90 @@ impl UsageLedger for SqliteLedger {
     }
 }
 
-/// All or none: the caller's savepoint undoes what came before an error.
-fn insert(tx: &Transaction<'_>, tenant: &TenantId, events: &[UsageEvent]) -> Result<()> {
-    let failed = error("usage.record");
+/// All or none: an error undoes the savepoint that this runs in.
+fn record(tx: &Transaction<'_>, tenant: &TenantId, events: &[UsageEvent]) -> Result<()> {
+    own(tenant, events)?;
     for event in events {
-        if event.tenant != *tenant {
-            return Err(Error::new(ErrorKind::TenantMismatch, "usage.record", "the event belongs to another tenant"));
+        if !row::insert(tx, event)? && stored(tx, event)? != *event {
+            return Err(Error::new(ErrorKind::Conflict, "usage.record", "another event has this id")
+                .with("event", event.id.to_string()));
         }
-        let text = serde_json::to_string(event)
-            .map_err(|e| Error::unexpected("usage.record", "the event does not serialise").with_source(e))?;
-        let stored: Option<String> = tx
-            .prepare_cached("SELECT event FROM usage WHERE tenant = ?1 AND id = ?2")
-            .and_then(|mut s| s.query_row(params![tenant.as_str(), event.id.as_bytes()], |r| r.get(0)).optional())
-            .map_err(&failed)?;
-        match stored {
-            Some(same) if same == text => continue,
-            Some(_) => {
-                let e = Error::new(ErrorKind::Conflict, "usage.record", "another event with this id is in the ledger");
-                return Err(e.with("event", event.id.to_string()));
-            }
-            None => {}
-        }
-        let run = event.run.as_ref().map(|r| r.as_bytes().to_vec());
-        tx.prepare_cached("INSERT INTO usage (tenant, id, at, employee, run, event) VALUES (?1, ?2, ?3, ?4, ?5, ?6)")
-            .and_then(|mut s| {
-                s.execute(params![
-                    tenant.as_str(),
-                    event.id.as_bytes(),
-                    event.at.as_nanos(),
-                    event.employee.as_str(),
-                    run,
-                    text
-                ])
-            })
-            .map_err(&failed)?;
     }
     Ok(())
 }
 
-fn each(
-    c: &Connection,
-    tenant: &TenantId,
-    query: &UsageQuery,
-    limit: usize,
-    mut take: impl FnMut(UsageEvent) -> Result<()>,
-) -> Result<()> {
+fn own(tenant: &TenantId, events: &[UsageEvent]) -> Result<()> {
+    match events.iter().find(|e| e.tenant != *tenant) {
+        None => Ok(()),
+        Some(e) => Err(Error::new(ErrorKind::TenantMismatch, "usage.record", "the event belongs to another tenant")
+            .with("event", e.id.to_string())),
+    }
+}
+
+fn stored(tx: &Transaction<'_>, event: &UsageEvent) -> Result<UsageEvent> {
+    let failed = error("usage.record");
+    let sql = format!("SELECT {} FROM usage_event WHERE tenant = ?1 AND id = ?2", row::COLUMNS);
+    let mut statement = tx.prepare_cached(&sql).map_err(&failed)?;
+    statement.query_row(params![event.tenant.as_str(), event.id.to_string()], |r| Ok(row::read(r))).map_err(failed)?
+}
+
+/// The `WHERE` of a query: the tenant first, and only what was asked for, so that an index fits.
+fn condition(tenant: &TenantId, query: &UsageQuery) -> (String, Vec<Value>) {
+    let asked: [(&str, Option<Value>); 4] = [
+        ("run =", query.run.map(|r| r.to_string().into())),
+        ("employee =", query.employee.as_ref().map(|e| e.as_str().to_owned().into())),
+        ("at >=", query.from.map(|t| t.as_nanos().into())),
+        ("at <", query.until.map(|t| t.as_nanos().into())),
+    ];
+    let mut sql = String::from("tenant = ?");
+    let mut values = vec![Value::from(tenant.as_str().to_owned())];
+    for (test, value) in asked {
+        if let Some(value) = value {
+            sql.push_str(&format!(" AND {test} ?"));
+            values.push(value);
+        }
+    }
+    (sql, values)
+}
+
+fn each(c: &Connection, sql: &str, values: Vec<Value>, mut f: impl FnMut(UsageEvent) -> Result<()>) -> Result<()> {
     let failed = error("usage.events");
-    let mut select = c
-        .prepare_cached(
-            "SELECT event FROM usage WHERE tenant = ?1 AND at >= ?2 AND at < ?3
-             AND (?4 IS NULL OR employee = ?4) AND (?5 IS NULL OR run = ?5) ORDER BY at, id LIMIT ?6",
-        )
-        .map_err(&failed)?;
-    let from = query.from.map_or(i64::MIN, |t| t.as_nanos());
-    let until = query.until.map_or(i64::MAX, |t| t.as_nanos());
-    let employee = query.employee.as_ref().map(|e| e.as_str());
-    let run = query.run.as_ref().map(|r| r.as_bytes().to_vec());
-    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-    let mut rows = select.query(params![tenant.as_str(), from, until, employee, run, limit]).map_err(&failed)?;
-    while let Some(row) = rows.next().map_err(&failed)? {
-        let text: String = row.get(0).map_err(&failed)?;
-        take(serde_json::from_str(&text).map_err(|e| corrupt("usage.events", "event").with_source(e))?)?;
+    let mut statement = c.prepare_cached(sql).map_err(&failed)?;
+    let mut rows = statement.query(params_from_iter(values)).map_err(&failed)?;
+    while let Some(r) = rows.next().map_err(&failed)? {
+        f(row::read(r)?)?;
     }
     Ok(())
 }
 
-fn totals(c: &Connection, tenant: &TenantId, query: &UsageQuery) -> Result<UsageTotals> {
-    let too_large = || Error::invalid("usage.totals", "a sum is too large");
-    let add = |sum: &mut u64, n: u64| -> Result<()> {
-        *sum = sum.checked_add(n).ok_or_else(too_large)?;
-        Ok(())
-    };
-    let mut cost: BTreeMap<Currency, Money> = BTreeMap::new();
-    let mut sums = UsageTotals { events: 0, quantity: Quantity::default(), cost: Vec::new(), unpriced: 0 };
-    each(c, tenant, query, usize::MAX, |e| {
-        add(&mut sums.events, 1)?;
-        add(&mut sums.quantity.tokens_in, e.quantity.tokens_in)?;
-        add(&mut sums.quantity.tokens_out, e.quantity.tokens_out)?;
-        add(&mut sums.quantity.chars, e.quantity.chars)?;
-        add(&mut sums.quantity.tool_calls, e.quantity.tool_calls)?;
+#[derive(Default)]
+struct Sums {
+    events: u64,
+    quantity: Quantity,
+    cost: BTreeMap<Currency, Decimal>,
+    unpriced: u64,
+}
+
+impl Sums {
+    fn add(&mut self, e: &UsageEvent) -> Option<()> {
+        let (sum, q) = (&mut self.quantity, e.quantity);
+        self.events += 1;
+        sum.tokens_in = sum.tokens_in.checked_add(q.tokens_in)?;
+        sum.tokens_out = sum.tokens_out.checked_add(q.tokens_out)?;
+        sum.chars = sum.chars.checked_add(q.chars)?;
+        sum.tool_calls = sum.tool_calls.checked_add(q.tool_calls)?;
         match e.cost {
-            None => add(&mut sums.unpriced, 1),
-            Some(c) => {
-                let sum = cost.entry(c.currency).or_insert(Money::zero(c.currency));
-                *sum = sum.checked_add(c)?;
-                Ok(())
+            Some(m) => {
+                let cost = self.cost.entry(m.currency).or_default();
+                *cost = exact::add(*cost, m.amount)?;
             }
+            None => self.unpriced += 1,
         }
-    })?;
-    sums.cost = cost.into_values().collect();
-    Ok(sums)
+        Some(())
+    }
+
+    fn totals(self) -> UsageTotals {
+        let cost = self.cost.into_iter().map(|(currency, amount)| Money::new(amount, currency)).collect();
+        UsageTotals { events: self.events, quantity: self.quantity, cost, unpriced: self.unpriced }
+    }
 }

@@ -1,30 +1,25 @@
-//! Ledger and quotas in one SQLite file, which one process owns.
+//! The embedded books: the ledger in `ledger.db`, the quotas in `quota.db`, each with one writer and group commit.
+//!
+//! Two files on purpose: an open call holds room for its usage and room for its settlement; out of one queue, enough
+//! open calls would each hold the one and wait for the other.
 
 mod ledger;
 mod quota;
+mod row;
+mod span;
+mod tally;
 
 pub use ledger::SqliteLedger;
 pub use quota::SqliteQuota;
 
-use forge_core::Result;
-use forge_sqlite::{Database, Options};
-use std::path::Path;
+use forge_core::Error;
+use rust_decimal::Decimal;
 
-/// Tenant first in every key. Decimals are text: SQLite has no exact type for them, so sums are made in Rust.
-const SCHEMA: &str = "
-CREATE TABLE usage (
-    tenant TEXT NOT NULL, id BLOB NOT NULL, at INTEGER NOT NULL, employee TEXT NOT NULL, run BLOB, event TEXT NOT NULL,
-    PRIMARY KEY (tenant, id)
-) WITHOUT ROWID;
-CREATE INDEX usage_by_time ON usage (tenant, at, id);
-CREATE TABLE quota (
-    tenant TEXT NOT NULL, operation TEXT NOT NULL, employee TEXT NOT NULL, window INTEGER NOT NULL, at INTEGER NOT NULL,
-    settled INTEGER NOT NULL, calls INTEGER NOT NULL, tokens INTEGER NOT NULL, money TEXT NOT NULL,
-    PRIMARY KEY (tenant, window, operation)
-) WITHOUT ROWID;
-";
+/// A stored decimal.
+fn decimal(operation: &'static str, text: &str) -> Result<Decimal, Error> {
+    Decimal::from_str_exact(text).map_err(|e| forge_sqlite::corrupt(operation, "amount").with_source(e))
+}
 
-/// Opens `<dir>/ledger.db`.
-async fn open(dir: &Path) -> Result<Database> {
-    Database::open(Options::new(dir.join("ledger.db")).migration(SCHEMA).owned()).await
+fn too_large(operation: &'static str) -> Error {
+    Error::invalid(operation, "the sum is too large to be exact")
 }

@@ -1,0 +1,223 @@
+//! Keys: what rests on disk, who can use them, and what is left when they are destroyed.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
+use std::path::Path;
+use std::sync::Arc;
+
+use forge_core::keyring::{Keyring, Seal};
+use forge_core::secret::Secret;
+use forge_core::{ErrorKind, TenantId};
+use forge_dlp::FileKeyring;
+
+const BODY: &str = "Ana, ana@example.com, pays with 4111 1111 1111 1111";
+
+fn tenant(name: &str) -> TenantId {
+    TenantId::parse(name).unwrap()
+}
+
+fn given() -> Option<Secret> {
+    Some(Secret::new(data_encoding::BASE64.encode(&[7; 32])))
+}
+
+async fn keys(dir: &tempfile::TempDir) -> Arc<FileKeyring> {
+    let keys = Arc::new(FileKeyring::open(dir.path(), None).await.unwrap());
+    for t in ["acme", "globex"] {
+        keys.load(&tenant(t)).await.unwrap();
+    }
+    keys
+}
+
+/// The names and the bytes of all files.
+fn files(dir: &Path) -> Vec<(String, Vec<u8>)> {
+    let entries = std::fs::read_dir(dir).unwrap().map(Result::unwrap);
+    entries.map(|e| (e.file_name().into_string().unwrap(), std::fs::read(e.path()).unwrap())).collect()
+}
+
+fn holds(bytes: &[u8], part: &[u8]) -> bool {
+    bytes.windows(part.len()).any(|w| w == part)
+}
+
+#[tokio::test]
+async fn a_body_opens_for_its_tenant_and_place_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let k = keys(&dir).await;
+    let (acme, globex) = (tenant("acme"), tenant("globex"));
+    let blob = k.encrypt(&acme, b"run/1", BODY.as_bytes()).unwrap();
+    assert!(!holds(&blob, b"ana@example.com") && !holds(&blob, b"4111"));
+    assert_ne!(k.encrypt(&acme, b"run/1", BODY.as_bytes()).unwrap(), blob, "equal bodies do not show");
+    assert_eq!(k.decrypt(&acme, b"run/1", &blob).unwrap(), BODY.as_bytes());
+    for (who, place) in [(&globex, "run/1"), (&acme, "run/2"), (&acme, "")] {
+        assert_eq!(k.decrypt(who, place.as_bytes(), &blob).unwrap_err().kind(), ErrorKind::Corrupt);
+    }
+    for i in 0..blob.len() {
+        let mut flipped = blob.clone();
+        flipped[i] ^= 1;
+        for damaged in [&flipped, &blob[..i]] {
+            assert_eq!(k.decrypt(&acme, b"run/1", damaged).unwrap_err().kind(), ErrorKind::Corrupt, "byte {i}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn tenants_cannot_be_correlated() {
+    let dir = tempfile::tempdir().unwrap();
+    let k = keys(&dir).await;
+    let (acme, globex) = (tenant("acme"), tenant("globex"));
+    let token = k.tokenize(&acme, "536-22-8726").unwrap();
+    assert_eq!(k.tokenize(&acme, "536-22-8726").unwrap(), token);
+    assert_ne!(k.tokenize(&globex, "536-22-8726").unwrap(), token);
+    assert!(token.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_'));
+    assert_eq!(k.detokenize(&acme, &token).unwrap().as_deref(), Some("536-22-8726"));
+    assert_eq!(k.detokenize(&globex, &token).unwrap(), None);
+    for other in ["", "A", "????", &token[1..], &token.to_uppercase()] {
+        assert_eq!(k.detokenize(&acme, other).unwrap(), None);
+    }
+    assert_eq!(k.digest(&acme, b"x").unwrap(), k.digest(&acme, b"x").unwrap());
+    assert_ne!(k.digest(&acme, b"x").unwrap(), k.digest(&globex, b"x").unwrap());
+    assert_ne!(k.digest(&acme, b"x").unwrap(), forge_core::Digest::of(b"x"));
+}
+
+#[tokio::test]
+async fn keys_survive_a_restart_and_rest_wrapped() {
+    let dir = tempfile::tempdir().unwrap();
+    let acme = tenant("acme");
+    let (token, seal) = {
+        let k = keys(&dir).await;
+        (k.tokenize(&acme, "x").unwrap(), k.seal(b"context").unwrap())
+    };
+    let again = keys(&dir).await;
+    assert_eq!(again.tokenize(&acme, "x").unwrap(), token);
+    again.verify(b"context", &seal).unwrap();
+    let renamed = Seal { key_id: "0".repeat(16), ..seal.clone() };
+    for (bytes, seal) in [(b"other__", &seal), (b"context", &renamed)] {
+        assert_eq!(again.verify(bytes, seal).unwrap_err().kind(), ErrorKind::Unauthenticated);
+    }
+    let host = tempfile::tempdir().unwrap();
+    let elsewhere = FileKeyring::open(host.path(), None).await.unwrap();
+    assert_eq!(elsewhere.verify(b"context", &seal).unwrap_err().kind(), ErrorKind::Unauthenticated);
+    let wrapped = std::fs::read(dir.path().join("acme.keys")).unwrap();
+    let other = tempfile::tempdir().unwrap();
+    std::fs::write(other.path().join("acme.keys"), wrapped).unwrap();
+    let foreign = FileKeyring::open(other.path(), given()).await.unwrap();
+    assert_eq!(
+        foreign.load(&acme).await.unwrap_err().kind(),
+        ErrorKind::Corrupt,
+        "another master key does not open them"
+    );
+}
+
+#[tokio::test]
+async fn destroyed_keys_erase() {
+    let dir = tempfile::tempdir().unwrap();
+    let k = keys(&dir).await;
+    let acme = tenant("acme");
+    let blob = k.encrypt(&acme, b"", b"x").unwrap();
+    k.destroy(&acme).await.unwrap();
+    assert_eq!(k.decrypt(&acme, b"", &blob).unwrap_err().kind(), ErrorKind::Redaction);
+    k.load(&acme).await.unwrap();
+    assert_eq!(k.decrypt(&acme, b"", &blob).unwrap_err().kind(), ErrorKind::Corrupt);
+    assert!(k.encrypt(&tenant("globex"), b"", b"x").is_ok());
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_master_key_that_others_may_read_is_refused() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    drop(keys(&dir).await);
+    let path = dir.path().join("master.key");
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
+    assert_eq!(FileKeyring::open(dir.path(), None).await.unwrap_err().kind(), ErrorKind::Config);
+    for wrong in ["not a key", "", "c2hvcnQ="] {
+        let e = FileKeyring::open(dir.path(), Some(Secret::new(wrong))).await.unwrap_err();
+        assert_eq!(e.kind(), ErrorKind::Config);
+        assert!(wrong.is_empty() || !format!("{e:?}").contains(wrong));
+    }
+}
+
+#[tokio::test]
+async fn damaged_key_files_are_corrupt_and_never_replaced() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(keys(&dir).await);
+    let (acme, path, master) = (tenant("acme"), dir.path().join("acme.keys"), dir.path().join("master.key"));
+    let whole = std::fs::read(&path).unwrap();
+    let swapped = std::fs::read(dir.path().join("globex.keys")).unwrap();
+    let mut flipped = whole.clone();
+    flipped[60] ^= 1;
+    for bad in [&whole[..whole.len() - 1], &whole[..9], &[], &flipped, &swapped, &[1; 10_000]] {
+        std::fs::write(&path, bad).unwrap();
+        let k = FileKeyring::open(dir.path(), None).await.unwrap();
+        assert_eq!(k.load(&acme).await.unwrap_err().kind(), ErrorKind::Corrupt);
+        assert_eq!(k.encrypt(&acme, b"", b"x").unwrap_err().kind(), ErrorKind::Redaction);
+        assert_eq!(std::fs::read(&path).unwrap(), bad);
+    }
+    let text = std::fs::read(&master).unwrap();
+    for bad in [&text[..20], b"", b"\xff\xfe"] {
+        std::fs::write(&master, bad).unwrap();
+        assert_eq!(FileKeyring::open(dir.path(), None).await.unwrap_err().kind(), ErrorKind::Corrupt);
+    }
+    std::fs::remove_file(&master).unwrap();
+    assert_eq!(FileKeyring::open(dir.path(), None).await.unwrap_err().kind(), ErrorKind::Corrupt);
+    assert!(!master.exists(), "a new master key would hide that the old one is lost");
+}
+
+#[tokio::test]
+async fn nothing_on_disk_or_in_debug_is_a_key_of_a_tenant() {
+    let dir = tempfile::tempdir().unwrap();
+    let k = FileKeyring::open(dir.path(), given()).await.unwrap();
+    for t in ["acme", "globex"] {
+        k.load(&tenant(t)).await.unwrap();
+    }
+    let files = files(dir.path());
+    assert_eq!(files.len(), 2, "a given master key is not written, and no temporary file stays");
+    let secrets = [vec![7; 32], data_encoding::BASE64.encode(&[7; 32]).into_bytes()];
+    for (name, bytes) in &files {
+        // version, key id, nonce, 128 bytes of keys and a tag: nothing else is in it, and all of it is sealed
+        assert_eq!(bytes.len(), 1 + 8 + 24 + 128 + 16, "{name}");
+        assert!(secrets.iter().all(|s| !holds(bytes, s)), "{name}");
+    }
+    // blobs under the tenant's keys stay shut for whoever has the directory alone
+    let stolen =
+        FileKeyring::open(dir.path(), Some(Secret::new(data_encoding::BASE64.encode(&[8; 32])))).await.unwrap();
+    assert_eq!(stolen.load(&tenant("acme")).await.unwrap_err().kind(), ErrorKind::Corrupt);
+    let debug = format!("{k:?}");
+    assert!(debug.len() < 80 && !debug.contains("7, 7") && !debug.contains("acme"), "{debug}");
+}
+
+#[tokio::test]
+async fn destroying_takes_what_an_interrupted_write_left_and_spares_other_tenants() {
+    let dir = tempfile::tempdir().unwrap();
+    let k = FileKeyring::open(dir.path(), None).await.unwrap();
+    for t in ["acme", "acme-2", "master"] {
+        k.load(&tenant(t)).await.unwrap();
+    }
+    std::fs::copy(dir.path().join("acme.keys"), dir.path().join("acme.keys.tmp-0123456789abcdef")).unwrap();
+    k.destroy(&tenant("acme")).await.unwrap();
+    k.destroy(&tenant("master")).await.unwrap();
+    k.destroy(&tenant("never-there")).await.unwrap();
+    let mut left: Vec<_> = files(dir.path()).into_iter().map(|f| f.0).collect();
+    left.sort();
+    assert_eq!(left, ["acme-2.keys", "master.key"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn many_who_make_keys_at_once_agree() {
+    for _ in 0..20 {
+        let dir = tempfile::tempdir().unwrap();
+        let acme = tenant("acme");
+        let open = |_| {
+            let (dir, acme) = (dir.path().to_owned(), acme.clone());
+            tokio::spawn(async move {
+                let k = FileKeyring::open(dir, None).await.unwrap();
+                k.load(&acme).await.unwrap();
+                (k.tokenize(&acme, "x").unwrap(), k.seal(b"x").unwrap())
+            })
+        };
+        let mut all = Vec::new();
+        for task in (0..6).map(open).collect::<Vec<_>>() {
+            all.push(task.await.unwrap());
+        }
+        assert!(all.windows(2).all(|w| w[0] == w[1]));
+    }
+}
