@@ -8,16 +8,14 @@ use forge_core::approvals::Approvals;
 use forge_core::audit::AuditLog;
 use forge_core::blob::BlobStore;
 use forge_core::guard::{Guard, Guarded, Tools};
-use forge_core::keyring::Keyring;
 use forge_core::kv::KeyValue;
-use forge_core::metrics::Metrics;
 use forge_core::model::LanguageModel;
-use forge_core::policy::PolicyEngine;
 use forge_core::queue::TaskQueue;
 use forge_core::redact::Redactor;
 use forge_core::usage::UsageLedger;
 use forge_core::{Clock, Depth, ExecutionContext, Health, HealthCheck, Principal, RequestId, Result, Status};
 use forge_memory::Memory;
+use forge_policy::SqliteAudit;
 use forge_queue::worker::Worker;
 use forge_queue::workflow::Engine;
 use tokio::task::JoinHandle;
@@ -42,12 +40,9 @@ pub(crate) struct Parts {
     pub(crate) blobs: Guarded<dyn BlobStore>,
     pub(crate) memory: Memory,
     pub(crate) approvals: Arc<dyn Approvals>,
-    pub(crate) policy: Arc<dyn PolicyEngine>,
     pub(crate) ledger: Arc<dyn UsageLedger>,
-    pub(crate) audit: Arc<dyn AuditLog>,
-    pub(crate) keyring: Arc<dyn Keyring>,
+    pub(crate) audit: Arc<SqliteAudit>,
     pub(crate) redactor: Arc<dyn Redactor>,
-    pub(crate) metrics: Arc<dyn Metrics>,
     pub(crate) checks: Vec<(&'static str, Arc<dyn HealthCheck>)>,
 }
 
@@ -94,11 +89,6 @@ impl Forge {
     /// The blob store, behind the guard.
     pub fn blobs(&self) -> &dyn BlobStore {
         &self.0.blobs
-    }
-
-    /// The audit log, for verification and export by the host's own tools.
-    pub fn audit_log(&self) -> &Arc<dyn AuditLog> {
-        &self.0.audit
     }
 
     /// The redactor, for the host's own logs.

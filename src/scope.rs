@@ -1,7 +1,9 @@
 //! The adapters, bound to one context: what a request handler holds.
 
+use std::path::Path;
+
 use forge_core::approvals::{Answer, Approval};
-use forge_core::audit::AuditRow;
+use forge_core::audit::{AuditLog, AuditRow, ChainReport};
 use forge_core::guard::{Access, CallOptions};
 use forge_core::model::{Completion, CompletionRequest};
 use forge_core::queue::{NewTask, TaskQueue, TaskStatus};
@@ -175,6 +177,26 @@ impl Scope<'_> {
     pub async fn audit(&self, owner: &TenantId, from_seq: u64, limit: usize) -> Result<Vec<AuditRow>> {
         self.read("audit.read", "audit", owner).await?;
         self.forge.parts().audit.read(&self.ctx, from_seq, limit).await
+    }
+
+    /// Checks the whole chain of a tenant's audit rows.
+    ///
+    /// # Errors
+    /// `TenantMismatch`, `PolicyDenied`; `Unavailable`.
+    pub async fn verify_audit(&self, owner: &TenantId) -> Result<ChainReport> {
+        self.read("audit.read", "audit", owner).await?;
+        self.forge.parts().audit.verify(&self.ctx).await
+    }
+
+    /// Writes a tenant's audit rows to a file, in the format of `docs/formats.md`; returns how many.
+    ///
+    /// # Errors
+    /// `TenantMismatch`, `PolicyDenied`; `Unavailable` if the file cannot be written.
+    pub async fn export_audit(&self, owner: &TenantId, path: impl AsRef<Path>) -> Result<u64> {
+        self.read("audit.read", "audit", owner).await?;
+        let audit = &self.forge.parts().audit;
+        audit.flush().await?;
+        audit.export_jsonl(&self.ctx, path).await
     }
 
     fn access<'b>(&self, action: &'static str, resource: &'b str, owner: &'b TenantId, effect: Effect) -> Access<'b> {

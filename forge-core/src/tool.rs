@@ -42,6 +42,7 @@ use serde_json::value::RawValue;
 
 use crate::blob::BlobStore;
 use crate::embed::Embedder;
+use crate::redact::Redactor;
 use crate::secret::Secrets;
 use crate::time::Clock;
 use crate::usage::Quantity;
@@ -178,6 +179,8 @@ pub struct ToolEnv {
     pub vectors: Arc<dyn VectorStore>,
     /// Text to vectors.
     pub embedder: Arc<dyn Embedder>,
+    /// Puts the values of the tenant's tokens back into what it remembers.
+    pub redactor: Arc<dyn Redactor>,
     /// Credentials, by reference.
     pub secrets: Secrets,
     /// Time.

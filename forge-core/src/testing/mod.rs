@@ -36,6 +36,7 @@ pub fn tool_env() -> ToolEnv {
         blobs: Arc::new(fake::FakeBlobs::default()),
         vectors: Arc::new(fake::FakeVectors::default()),
         embedder: Arc::new(fake::FakeEmbedder),
+        redactor: Arc::new(fake::FakeRedactor),
         secrets: crate::secret::Secrets::standard(),
         clock: Arc::new(fake::ManualClock::default()),
     }
