@@ -15,7 +15,10 @@ use forge_core::secret::{SecretProvider, Secrets};
 use forge_core::tool::{Probe, Tool, ToolEnv};
 use forge_core::usage::Pricing;
 use forge_core::vector::VectorStore;
-use forge_core::{Clock, Depth, Directory, Error, ErrorKind, HealthCheck, Principal, PrincipalResolver, Slug, Status, SystemClock, TenantId};
+use forge_core::{
+    Clock, Depth, Directory, Error, ErrorKind, HealthCheck, Principal, PrincipalResolver, Slug, Status, SystemClock,
+    TenantId,
+};
 use forge_memory::Memory;
 use forge_queue::worker::{Worker, WorkerParts};
 use forge_queue::workflow::{Engine, EngineParts, Limits, Observer, Workflow};
@@ -193,7 +196,8 @@ impl ForgeBuilder {
         let handlers = named(std::mem::take(&mut self.handlers), &mut problems);
         let policy = forge_policy::RegorusEngine::load(self.policies.clone(), self.clock.clone()).await;
         let policy = policy.map_err(|e| problems.push(e)).ok();
-        let store = embedded::open(&self.config, &self.secrets, self.clock.clone()).await.map_err(|e| problems.push(e)).ok();
+        let store =
+            embedded::open(&self.config, &self.secrets, self.clock.clone()).await.map_err(|e| problems.push(e)).ok();
         let (Some(policy), Some(store)) = (policy, store) else { return Err(BuildError::new(problems)) };
         let pricing = match self.pricing.take() {
             Some(pricing) => pricing,
@@ -235,7 +239,8 @@ impl ForgeBuilder {
         let blobs: Arc<dyn BlobStore> = store.blobs.clone();
         let blobs = Guarded::new(blobs, guard.clone());
         let vectors = Guarded::new(self.vectors.unwrap_or(store.vectors), guard.clone());
-        let embedder = Guarded::new(self.embedder.unwrap_or_else(|| Arc::new(forge_memory::HashEmbedder)), guard.clone());
+        let embedder =
+            Guarded::new(self.embedder.unwrap_or_else(|| Arc::new(forge_memory::HashEmbedder)), guard.clone());
         let model = Guarded::new(self.model.unwrap_or_else(|| Arc::new(forge_memory::ExtractiveModel)), guard.clone());
         let memory = Memory::new(Arc::new(vectors.clone()), Arc::new(embedder.clone()), store.redactor.clone());
         let env = ToolEnv {
@@ -326,7 +331,10 @@ impl ForgeBuilder {
     }
 }
 
-fn named(handlers: Vec<(String, Arc<dyn TaskHandler>)>, problems: &mut Vec<Error>) -> Vec<(Slug, Arc<dyn TaskHandler>)> {
+fn named(
+    handlers: Vec<(String, Arc<dyn TaskHandler>)>,
+    problems: &mut Vec<Error>,
+) -> Vec<(Slug, Arc<dyn TaskHandler>)> {
     let mut named = Vec::new();
     for (name, handler) in handlers {
         match Slug::parse(&name) {
@@ -341,13 +349,20 @@ fn named(handlers: Vec<(String, Arc<dyn TaskHandler>)>, problems: &mut Vec<Error
 async fn healthy(forge: &Forge) -> Result<(), BuildError> {
     let down = forge.health(Depth::Deep).await.0.into_iter().filter(|(_, h)| h.status == Status::Down);
     let problems: Vec<Error> = down
-        .map(|(name, h)| Error::new(ErrorKind::Unavailable, "build.health", "an adapter is down").with("adapter", name).with("why", h.detail))
+        .map(|(name, h)| {
+            Error::new(ErrorKind::Unavailable, "build.health", "an adapter is down")
+                .with("adapter", name)
+                .with("why", h.detail)
+        })
         .collect();
     if problems.is_empty() { Ok(()) } else { Err(BuildError::new(problems)) }
 }
 
 impl fmt::Debug for ForgeBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ForgeBuilder").field("config", &self.config).field("workflows", &self.workflows.len()).finish_non_exhaustive()
+        f.debug_struct("ForgeBuilder")
+            .field("config", &self.config)
+            .field("workflows", &self.workflows.len())
+            .finish_non_exhaustive()
     }
 }

@@ -53,7 +53,12 @@ impl Default for QueueConfig {
 
 impl Default for Config {
     fn default() -> Self {
-        Self { data_dir: "forge-data".into(), master_key: None, queue: QueueConfig::default(), quota: forge_metering::Limits::default() }
+        Self {
+            data_dir: "forge-data".into(),
+            master_key: None,
+            queue: QueueConfig::default(),
+            quota: forge_metering::Limits::default(),
+        }
     }
 }
 
@@ -70,8 +75,9 @@ impl Config {
     pub fn load(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let named = |e: Error| e.with("file", path.display().to_string());
-        let text = std::fs::read_to_string(path)
-            .map_err(|e| named(Error::new(ErrorKind::Config, "config.load", "the file cannot be read").with_source(e)))?;
+        let text = std::fs::read_to_string(path).map_err(|e| {
+            named(Error::new(ErrorKind::Config, "config.load", "the file cannot be read").with_source(e))
+        })?;
         Self::parse(&text).map_err(named)
     }
 
@@ -98,7 +104,9 @@ impl Config {
     /// What does not fit, though each value parses.
     pub(crate) fn problems(&self) -> Vec<Error> {
         let mut problems = Vec::new();
-        let mut say = |what: &'static str, key: &str| problems.push(Error::new(ErrorKind::Config, "config.check", what).with("key", key.to_owned()));
+        let mut say = |what: &'static str, key: &str| {
+            problems.push(Error::new(ErrorKind::Config, "config.check", what).with("key", key.to_owned()))
+        };
         if self.queue.concurrency == 0 {
             say("must be at least 1", "queue.concurrency");
         }

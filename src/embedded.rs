@@ -53,7 +53,9 @@ pub(crate) async fn open(config: &Config, secrets: &Secrets, clock: Arc<dyn Cloc
 /// The directory's name for itself, made once.
 fn owner(dir: &Path, clock: &dyn Clock) -> Result<String> {
     let path = dir.join("owner");
-    let failed = |e: std::io::Error| Error::new(ErrorKind::Unavailable, "embedded.owner", "the directory cannot be written").with_source(e);
+    let failed = |e: std::io::Error| {
+        Error::new(ErrorKind::Unavailable, "embedded.owner", "the directory cannot be written").with_source(e)
+    };
     if let Ok(owner) = std::fs::read_to_string(&path)
         && !owner.is_empty()
     {

@@ -40,7 +40,9 @@ pub const PEOPLE: [(&str, &str, &str); 6] = [
 
 /// The servers that stand in for Google and Slack; dropping them ends them.
 pub struct StandIns {
+    /// Drive and the token endpoint.
     pub google: GoogleStandIn,
+    /// Slack.
     pub slack: SlackStandIn,
 }
 
@@ -49,8 +51,14 @@ impl StandIns {
     /// message and loses its answer.
     pub async fn start(out: &Path) -> std::io::Result<Self> {
         let second = Some(Duration::from_secs(1));
-        let drive = vec![Fault::new("files.get", 1, Play::Status(503, None)), Fault::new("files.download", 1, Play::Status(429, second))];
-        let slack = vec![Fault::new("chat.postMessage", 1, Play::Status(429, second)), Fault::new("chat.postMessage", 2, Play::LoseAnswer)];
+        let drive = vec![
+            Fault::new("files.get", 1, Play::Status(503, None)),
+            Fault::new("files.download", 1, Play::Status(429, second)),
+        ];
+        let slack = vec![
+            Fault::new("chat.postMessage", 1, Play::Status(429, second)),
+            Fault::new("chat.postMessage", 2, Play::LoseAnswer),
+        ];
         let google = GoogleStandIn::start(out.join("standins/google.jsonl"), drive).await?;
         Ok(Self { google, slack: SlackStandIn::start(out.join("standins/slack.jsonl"), slack).await? })
     }
@@ -59,7 +67,9 @@ impl StandIns {
     fn accounts(&self, secrets: StaticSecrets) -> Result<(StaticSecrets, DriveFetch, SlackPost)> {
         let mut secrets = secrets;
         let (mut drives, mut workspaces) = (HashMap::new(), HashMap::new());
-        let failed = |e: std::io::Error| Error::new(ErrorKind::Unavailable, "standins.accounts", "an account cannot be made").with_source(e);
+        let failed = |e: std::io::Error| {
+            Error::new(ErrorKind::Unavailable, "standins.accounts", "an account cannot be made").with_source(e)
+        };
         for (tenant, folder) in [(FIRM, FOLDER), (STRANGER, OTHER_FOLDER)] {
             let email = format!("forge@{tenant}.example");
             let key_file = self.google.service_account(&email).map_err(failed)?;
@@ -67,7 +77,9 @@ impl StandIns {
             self.google.share(FOLDER, &email);
             let token = format!("bot-{}", forge::core::RequestId::random(forge::core::Clock::now(&SystemClock)));
             self.slack.install(tenant, &token, &[CHANNEL]);
-            secrets = secrets.with(format!("{tenant}.drive"), Secret::new(key_file)).with(format!("{tenant}.slack"), Secret::new(token));
+            secrets = secrets
+                .with(format!("{tenant}.drive"), Secret::new(key_file))
+                .with(format!("{tenant}.slack"), Secret::new(token));
             let secret = |name: &str| -> Result<SecretRef> { format!("mem:{tenant}.{name}").parse() };
             let id = TenantId::parse(tenant)?;
             drives.insert(id.clone(), DriveAccount { key_file: secret("drive")?, folders: vec![folder.to_owned()] });
@@ -109,7 +121,12 @@ fn stranger() -> Value {
 }
 
 /// Builds the host on `out/data`.
-pub async fn build(out: &Path, standins: &StandIns, metrics: Arc<PrometheusMetrics>, observer: Observer) -> Result<Forge, Box<dyn std::error::Error>> {
+pub async fn build(
+    out: &Path,
+    standins: &StandIns,
+    metrics: Arc<PrometheusMetrics>,
+    observer: Observer,
+) -> Result<Forge, Box<dyn std::error::Error>> {
     let (secrets, drive, slack) = standins.accounts(StaticSecrets::default())?;
     let mut builder = Forge::builder()
         .config(Config::in_dir(out.join("data")))

@@ -95,7 +95,11 @@ async fn run(args: &Args) -> Result<bool, Failure> {
     println!("\nwhat was promised");
     outputs::write(out, &forge, &standins, &metrics, &reviewed, &mut proof).await?;
     proof.write(out)?;
-    println!("\n{}: {}", if proof.all_passed() { "all passed" } else { "NOT all passed" }, out.join("summary.json").display());
+    println!(
+        "\n{}: {}",
+        if proof.all_passed() { "all passed" } else { "NOT all passed" },
+        out.join("summary.json").display()
+    );
     Ok(proof.all_passed())
 }
 
@@ -131,7 +135,8 @@ fn inputs(path: &Path) -> Result<Vec<PathBuf>, Failure> {
         let extension = p.extension().map(|e| e.to_string_lossy().to_lowercase());
         p.is_file() && extension.is_some_and(|e| matches!(e.as_str(), "pdf" | "docx" | "txt"))
     };
-    let read = std::fs::read_dir(path).map_err(|e| format!("{}: {e}; give a file or a folder with --input", path.display()))?;
+    let read = std::fs::read_dir(path)
+        .map_err(|e| format!("{}: {e}; give a file or a folder with --input", path.display()))?;
     let mut files: Vec<PathBuf> = read.filter_map(|e| e.ok().map(|e| e.path())).filter(known).collect();
     files.sort();
     if files.is_empty() {
@@ -142,12 +147,18 @@ fn inputs(path: &Path) -> Result<Vec<PathBuf>, Failure> {
 
 /// Spans and logs go to files, masked.
 fn record(out: &Path) -> Result<SpanRecorder, Failure> {
-    let mask: Arc<dyn forge::core::redact::Redactor> = Arc::new(forge::dlp::StandardRedactor::new(Arc::new(outputs::NoKeys)));
+    let mask: Arc<dyn forge::core::redact::Redactor> =
+        Arc::new(forge::dlp::StandardRedactor::new(Arc::new(outputs::NoKeys)));
     let spans = SpanRecorder::to_file(out.join("spans.jsonl"), Arc::new(SystemClock), mask.clone())?;
     let log = RedactingWriter::to_file(out.join("host.log"), mask)?;
     tracing_subscriber::registry()
         .with(spans.clone())
-        .with(tracing_subscriber::fmt::layer().with_ansi(false).with_writer(log).with_filter(tracing_subscriber::filter::LevelFilter::INFO))
+        .with(
+            tracing_subscriber::fmt::layer()
+                .with_ansi(false)
+                .with_writer(log)
+                .with_filter(tracing_subscriber::filter::LevelFilter::INFO),
+        )
         .try_init()?;
     Ok(spans)
 }
@@ -178,7 +189,13 @@ async fn stock_the_shelf(forge: &Forge) -> Result<(), Failure> {
 }
 
 /// Puts the file into the firm's Drive, starts its review, shows its progress, and has the partner approve what waits for it.
-async fn review_one(forge: &Forge, standins: &StandIns, input: &Path, name: &str, dir: PathBuf) -> Result<Reviewed, Failure> {
+async fn review_one(
+    forge: &Forge,
+    standins: &StandIns,
+    input: &Path,
+    name: &str,
+    dir: PathBuf,
+) -> Result<Reviewed, Failure> {
     let bytes = std::fs::read(input)?;
     let mime = match input.extension().and_then(|e| e.to_str()) {
         Some("pdf") => forge_testkit::PDF,
@@ -189,10 +206,13 @@ async fn review_one(forge: &Forge, standins: &StandIns, input: &Path, name: &str
     let intake = act_as(forge, FIRM, "intake_001")?;
     let request = NdaRequest { file: file.clone(), case: format!("nda-{}", file.chars().take(8).collect::<String>()) };
     let run = forge.scope(&intake).start_once(&file, "nda_review", &request).await?;
+    let mut seen = 0;
     let outcome = loop {
-        let mut progress = run.progress();
+        let mut progress = run.progress_after(seen);
         while let Some(line) = progress.next().await {
-            println!("  {}", line?);
+            let line = line?;
+            println!("  {line}");
+            seen = line.0.seq;
         }
         match (run.wait().await?, run.status().await?.approval().cloned()) {
             (Outcome::Parked, Some(asked)) => {
@@ -214,7 +234,9 @@ async fn note_contact(forge: &Forge, intake: &ExecutionContext, request: &NdaReq
     loop {
         match forge.scope(intake).task(intake.tenant(), id).await?.state {
             TaskState::Ready | TaskState::Leased => tokio::time::sleep(Duration::from_millis(20)).await,
-            TaskState::Succeeded { result } if result.get("contact_is_an_address") == Some(&json!(true)) => return Ok(id),
+            TaskState::Succeeded { result } if result.get("contact_is_an_address") == Some(&json!(true)) => {
+                return Ok(id);
+            }
             other => return Err(format!("the case register's task ended otherwise: {other:?}").into()),
         }
     }

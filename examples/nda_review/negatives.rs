@@ -13,8 +13,11 @@ use crate::workflow::CHANNEL;
 
 /// What the stranger reaches for.
 pub struct Targets {
+    /// A file of the firm's Drive.
     pub file: String,
+    /// A run of the firm's.
     pub run: RunRef,
+    /// A task of the firm's.
     pub task: TaskId,
 }
 
@@ -55,9 +58,16 @@ pub async fn attempt(forge: &Forge, standins: &StandIns, targets: &Targets, proo
 }
 
 /// A refusal of the class of HTTP 403, with a row in the chain of the one who tried.
-async fn refused(forge: &Forge, proof: &mut Proof, name: &str, who: &ExecutionContext, error: Option<Error>) -> Result<()> {
+async fn refused(
+    forge: &Forge,
+    proof: &mut Proof,
+    name: &str,
+    who: &ExecutionContext,
+    error: Option<Error>,
+) -> Result<()> {
     let refusal = error.as_ref().is_some_and(|e| e.kind().is_refusal());
-    let (overseer, file) = if who.tenant() == &FIRM { ("partner_001", "audit.jsonl") } else { ("lawyer_001", "audit.globex.jsonl") };
+    let (overseer, file) =
+        if who.tenant() == &FIRM { ("partner_001", "audit.jsonl") } else { ("lawyer_001", "audit.globex.jsonl") };
     let reader = act_as(forge, who.tenant().as_str(), overseer)?;
     let rows = forge.scope(&reader).audit(who.tenant(), 1, 100_000).await?;
     let row = rows.iter().rev().find(|r| r.record.request == who.request_id());

@@ -48,7 +48,16 @@ impl Proof {
 pub fn canary(out: &Path, planted: &[String]) -> std::io::Result<Vec<String>> {
     let mut files = Vec::new();
     collect(&out.join("data"), &mut files)?;
-    let names = ["host.log", "metrics.txt", "trace.json", "spans.jsonl", "audit.jsonl", "audit.globex.jsonl", "usage.csv", "usage-events.jsonl"];
+    let names = [
+        "host.log",
+        "metrics.txt",
+        "trace.json",
+        "spans.jsonl",
+        "audit.jsonl",
+        "audit.globex.jsonl",
+        "usage.csv",
+        "usage-events.jsonl",
+    ];
     files.extend(names.iter().map(|n| out.join(n)).filter(|p| p.exists()));
     let mut hits = Vec::new();
     for file in files {

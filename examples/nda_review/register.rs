@@ -20,7 +20,10 @@ struct Note {
 #[async_trait]
 impl TaskHandler for CaseRegister {
     async fn handle(&self, _: &ExecutionContext, task: &Lease) -> Result<Value> {
-        let note: Note = serde_json::from_value(task.payload.clone()).map_err(|_| Error::invalid("case.register", "expected a case and a contact"))?;
-        Ok(json!({ "case": note.case, "contact_is_an_address": note.contact.contains('@') && !note.contact.contains("tok_") }))
+        let note: Note = serde_json::from_value(task.payload.clone())
+            .map_err(|_| Error::invalid("case.register", "expected a case and a contact"))?;
+        Ok(
+            json!({ "case": note.case, "contact_is_an_address": note.contact.contains('@') && !note.contact.contains("tok_") }),
+        )
     }
 }

@@ -45,7 +45,10 @@ struct ParseArgs {
 #[async_trait]
 impl Tool for DocumentParser {
     fn spec(&self) -> ToolSpec {
-        ToolSpec::new("document_parser", "turns a document into text").input::<Value>().effect(Effect::Read).timeout(std::time::Duration::from_secs(60))
+        ToolSpec::new("document_parser", "turns a document into text")
+            .input::<Value>()
+            .effect(Effect::Read)
+            .timeout(std::time::Duration::from_secs(60))
     }
 
     async fn call(&self, ctx: &ExecutionContext, call: ToolCall) -> Result<ToolOutput> {
@@ -54,7 +57,8 @@ impl Tool for DocumentParser {
         let parsed = tokio::task::spawn_blocking(move || document::parse(&name, &bytes, &Limits::default())).await;
         let parsed = parsed.map_err(|e| Error::unexpected("document.parse", "the parser stopped").with_source(e))?;
         let document = parsed.map_err(unreadable)?;
-        let bytes = serde_json::to_vec(&document).map_err(|e| Error::unexpected("document.parse", "the text does not serialise").with_source(e))?;
+        let bytes = serde_json::to_vec(&document)
+            .map_err(|e| Error::unexpected("document.parse", "the text does not serialise").with_source(e))?;
         let answer = Parsed {
             pages: document.pages,
             characters: document.characters(),
@@ -72,7 +76,9 @@ fn unreadable(e: ParseError) -> Error {
 /// Reads a parsed document back.
 pub async fn load(cx: &StepContext, parsed: &Parsed) -> Result<Document> {
     let bytes = cx.env().blobs.get(cx.ctx(), &parsed.document).await?;
-    serde_json::from_slice(&bytes).map_err(|e| Error::new(ErrorKind::Corrupt, "document.load", "the stored document does not parse").with_source(e))
+    serde_json::from_slice(&bytes).map_err(|e| {
+        Error::new(ErrorKind::Corrupt, "document.load", "the stored document does not parse").with_source(e)
+    })
 }
 
 /// `kb_search`: what the firm's playbook says to each question.

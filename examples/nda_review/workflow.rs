@@ -44,7 +44,9 @@ pub fn workflow() -> Workflow {
                 let fetched: Fetched = o.get("drive_fetch")?;
                 Ok(json!({ "blob": fetched.blob, "name": fetched.name }))
             }),
-            tool("kb_search").args(|_| Ok(json!({ "queries": review::questions().into_iter().map(|q| q.query).collect::<Vec<_>>() }))),
+            tool("kb_search").args(|_| {
+                Ok(json!({ "queries": review::questions().into_iter().map(|q| q.query).collect::<Vec<_>>() }))
+            }),
             step("compose", compose),
             tool("slack_post").args(|o| {
                 let mut message = o.get::<Composed>("compose")?.message;
@@ -74,7 +76,8 @@ async fn compose(cx: StepContext) -> Result<Composed> {
     let (mut review, document) = blocking(document, passages).await?;
     review.model.name = chosen.model;
     review.model.is_language_model = cx.model().capability().language_model;
-    let places = chosen.citations.iter().filter_map(|c| document.text.get(c.source.clone()).map(|text| (c.source.start, text)));
+    let places =
+        chosen.citations.iter().filter_map(|c| document.text.get(c.source.clone()).map(|text| (c.source.start, text)));
     let summary = places.map(|(at, text)| quote(&document, at, text)).collect();
     let message = review::slack_message(&review);
     Ok(Composed { review, summary, message })

@@ -82,7 +82,8 @@ impl PrometheusMetrics {
         Self { registry, series, dropped, tenants: Mutex::default() }
     }
 
-    /// The exposition, ending with `# EOF`.
+    /// The exposition, ending with `# EOF`. A metric without a measurement yet is there with its help and type, so that a dashboard
+    /// can tell "nothing happened" from "not measured".
     ///
     /// # Errors
     /// `Unexpected` if a label does not encode.
@@ -90,6 +91,21 @@ impl PrometheusMetrics {
         let mut text = String::new();
         encode(&mut text, &self.registry)
             .map_err(|e| Error::unexpected("metrics.encode", "the exposition does not encode").with_source(e))?;
+        let end = "# EOF\n";
+        text.truncate(text.len() - text.strip_suffix(end).map_or(0, |_| end.len()));
+        for metric in Metric::ALL {
+            let (name, kind, help, _) = metric.describe();
+            if !text.contains(&format!("# TYPE {name} ")) {
+                let kind = match kind {
+                    MetricKind::Counter => "counter",
+                    MetricKind::Gauge => "gauge",
+                    MetricKind::Histogram => "histogram",
+                };
+                // prometheus-client leaves out families without series, and ends a help with a full stop
+                text.push_str(&format!("# HELP {name} {help}.\n# TYPE {name} {kind}\n"));
+            }
+        }
+        text.push_str(end);
         Ok(text)
     }
 
@@ -177,6 +193,8 @@ mod tests {
     #[test]
     fn the_whole_catalogue_is_exposed_with_help_and_type() {
         let m = PrometheusMetrics::new();
+        let before = m.encode().unwrap();
+        assert!(Metric::ALL.iter().all(|m| before.contains(&format!("# TYPE {} ", m.describe().0))), "{before}");
         for metric in Metric::ALL {
             let (_, kind, _, names) = metric.describe();
             let labels = vec!["x\"y\\\n"; names.len()];

@@ -70,15 +70,23 @@ fn a_crash_tears_at_most_the_last_line_and_a_reopened_span_counts_once() {
         let spans = recorder(&path);
         tracing::subscriber::with_default(tracing_subscriber::registry().with(spans.clone()), || {
             let (run, run_span) = derived_span(&ctx, "run", &[b"run", b"7"]);
-            drop(span(&run, &format!("step {process}")));
-            drop(run_span);
+            let (step, step_span) = span(&run, &format!("step {process}"));
+            let (_, leaf) = span(&step, "leaf");
+            drop(leaf);
+            if process == 0 {
+                // the first process is killed inside its step
+                std::mem::forget(step_span);
+                std::mem::forget(run_span);
+            }
         });
         spans.flush();
     }
     std::fs::OpenOptions::new().append(true).open(&path).unwrap().write_all(b"{\"trace_id\":\"ab").unwrap();
     let recorded = read_spans(&path).unwrap();
     let report = check_trace(&recorded);
-    assert_eq!((report.spans, report.problems.len()), (3, 0), "{report:?}");
+    assert_eq!((report.spans, report.problems.len()), (5, 0), "{report:?}");
+    let interrupted: Vec<_> = recorded.iter().filter(|s| !s.closed).map(|s| s.name.as_str()).collect();
+    assert_eq!(interrupted, ["step 0"], "the run was closed by the second process");
 }
 
 #[test]

@@ -121,11 +121,22 @@ impl DriveFetch {
     }
 
     /// The metadata of a file in one of the tenant's folders.
-    async fn metadata(&self, ctx: &ExecutionContext, call: &ToolCall, account: &DriveAccount, key_file: &Secret, id: &str) -> Result<Metadata> {
+    async fn metadata(
+        &self,
+        ctx: &ExecutionContext,
+        call: &ToolCall,
+        account: &DriveAccount,
+        key_file: &Secret,
+        id: &str,
+    ) -> Result<Metadata> {
         let request = || Ok(self.url(id)?.query("fields", FIELDS).query("supportsAllDrives", "true"));
         let found: Metadata = self.ask(ctx, call, key_file, "drive.metadata", request).await?.json("drive.metadata")?;
         if !found.parents.iter().any(|p| account.folders.contains(p)) {
-            return Err(Error::new(ErrorKind::TenantMismatch, "drive.fetch", "the file is in none of the tenant's folders"));
+            return Err(Error::new(
+                ErrorKind::TenantMismatch,
+                "drive.fetch",
+                "the file is in none of the tenant's folders",
+            ));
         }
         if found.trashed {
             return Err(Error::not_found("drive.fetch", "the file is in the trash"));
@@ -140,17 +151,26 @@ impl DriveFetch {
 #[async_trait]
 impl Tool for DriveFetch {
     fn spec(&self) -> ToolSpec {
-        ToolSpec::new("drive_fetch", "fetches a file of the tenant's Drive folders").input::<Args>().effect(Effect::Read).resource_field("file")
+        ToolSpec::new("drive_fetch", "fetches a file of the tenant's Drive folders")
+            .input::<Args>()
+            .effect(Effect::Read)
+            .resource_field("file")
     }
 
     async fn call(&self, ctx: &ExecutionContext, call: ToolCall) -> Result<ToolOutput> {
         let Args { file } = call.args()?;
-        let account = self.accounts.get(ctx.tenant()).ok_or_else(|| Error::not_found("drive.fetch", "the tenant has no Drive account"))?;
+        let account = self
+            .accounts
+            .get(ctx.tenant())
+            .ok_or_else(|| Error::not_found("drive.fetch", "the tenant has no Drive account"))?;
         let key_file = call.env().secrets.fetch(&account.key_file).await?;
         let mut found = self.metadata(ctx, &call, account, &key_file, &file).await?;
         if found.mime_type == SHORTCUT {
             // followed once; what it points to must be the tenant's too
-            let target = found.shortcut_details.ok_or_else(|| Error::unexpected("drive.fetch", "the shortcut has no target"))?.target_id;
+            let target = found
+                .shortcut_details
+                .ok_or_else(|| Error::unexpected("drive.fetch", "the shortcut has no target"))?
+                .target_id;
             found = self.metadata(ctx, &call, account, &key_file, &target).await?;
         }
         let size: Option<u64> = found.size.as_deref().and_then(|s| s.parse().ok());
@@ -165,7 +185,9 @@ impl Tool for DriveFetch {
         let answer = self.ask(ctx, &call, &key_file, "drive.download", request).await?;
         let bytes = answer.body().clone();
         let sha256 = hex(&Sha256::digest(&bytes));
-        let wrong = |what: &'static str| Err(Error::new(ErrorKind::Corrupt, "drive.fetch", what).with_retry(Retryability::Transient));
+        let wrong = |what: &'static str| {
+            Err(Error::new(ErrorKind::Corrupt, "drive.fetch", what).with_retry(Retryability::Transient))
+        };
         let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
         if !native && size.is_some_and(|s| s != length) {
             return wrong("the download is shorter or longer than the file");
@@ -175,7 +197,9 @@ impl Tool for DriveFetch {
         }
         let blob = call.env().blobs.put(ctx, bytes).await?;
         let fetched = Fetched { blob, name: found.name, mime_type: found.mime_type, sha256, size: length };
-        serde_json::to_value(fetched).map(Into::into).map_err(|e| Error::unexpected("drive.fetch", "the answer does not serialise").with_source(e))
+        serde_json::to_value(fetched)
+            .map(Into::into)
+            .map_err(|e| Error::unexpected("drive.fetch", "the answer does not serialise").with_source(e))
     }
 }
 

@@ -38,11 +38,17 @@ struct Granted {
 
 /// Tokens by tenant.
 #[derive(Debug, Default)]
-pub struct Tokens(Mutex<HashMap<TenantId, (Secret, Timestamp)>>);
+pub(super) struct Tokens(Mutex<HashMap<TenantId, (Secret, Timestamp)>>);
 
 impl Tokens {
     /// A token that is good for a minute at least.
-    pub async fn get(&self, ctx: &ExecutionContext, http: &HttpClient, key_file: &Secret, clock: &dyn Clock) -> Result<Secret> {
+    pub(super) async fn get(
+        &self,
+        ctx: &ExecutionContext,
+        http: &HttpClient,
+        key_file: &Secret,
+        clock: &dyn Clock,
+    ) -> Result<Secret> {
         let now = clock.now();
         if let Some((token, ends)) = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(ctx.tenant())
             && now.after(EARLY) < *ends
@@ -55,24 +61,35 @@ impl Tokens {
     }
 
     /// The token was refused: the next call asks for another.
-    pub fn forget(&self, tenant: &TenantId) {
+    pub(super) fn forget(&self, tenant: &TenantId) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(tenant);
     }
 }
 
-async fn exchange(ctx: &ExecutionContext, http: &HttpClient, key_file: &Secret, now: Timestamp) -> Result<(Secret, Timestamp)> {
-    let account: ServiceAccount = serde_json::from_str(key_file.expose())
-        .map_err(|_| Error::new(ErrorKind::Config, "drive.token", "the secret is not the key file of a service account"))?;
+async fn exchange(
+    ctx: &ExecutionContext,
+    http: &HttpClient,
+    key_file: &Secret,
+    now: Timestamp,
+) -> Result<(Secret, Timestamp)> {
+    let account: ServiceAccount = serde_json::from_str(key_file.expose()).map_err(|_| {
+        Error::new(ErrorKind::Config, "drive.token", "the secret is not the key file of a service account")
+    })?;
     let seconds = now.as_millis() / 1000;
     let header = json!({ "alg": "RS256", "typ": "JWT", "kid": account.private_key_id });
     let claims = json!({ "iss": account.client_email, "scope": SCOPE, "aud": account.token_uri, "iat": seconds, "exp": seconds + 3600 });
-    let unsigned = format!("{}.{}", URL_SAFE_NO_PAD.encode(header.to_string()), URL_SAFE_NO_PAD.encode(claims.to_string()));
+    let unsigned =
+        format!("{}.{}", URL_SAFE_NO_PAD.encode(header.to_string()), URL_SAFE_NO_PAD.encode(claims.to_string()));
     let assertion = format!("{unsigned}.{}", URL_SAFE_NO_PAD.encode(sign(&account.private_key, unsigned.as_bytes())?));
     let grant = [("grant_type", "urn:ietf:params:oauth:grant-type:jwt-bearer"), ("assertion", &assertion)];
     let answer = http.send(ctx, "drive.token", Request::post(&account.token_uri)?.form(&grant)).await?;
     if answer.status() == 400 {
         // invalid_grant: the key, the clock or the account is wrong, and stays wrong
-        return Err(Error::new(ErrorKind::Unauthenticated, "drive.token", "google does not accept the service account"));
+        return Err(Error::new(
+            ErrorKind::Unauthenticated,
+            "drive.token",
+            "google does not accept the service account",
+        ));
     }
     let granted: Granted = answer.success("drive.token")?.json("drive.token")?;
     Ok((Secret::new(granted.access_token), now.after(Duration::from_secs(granted.expires_in))))

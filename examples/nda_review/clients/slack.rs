@@ -56,7 +56,10 @@ impl SlackPost {
     }
 
     async fn token(&self, ctx: &ExecutionContext, call: &ToolCall) -> Result<Secret> {
-        let workspace = self.workspaces.get(ctx.tenant()).ok_or_else(|| Error::not_found("slack.post", "the tenant has no Slack workspace"))?;
+        let workspace = self
+            .workspaces
+            .get(ctx.tenant())
+            .ok_or_else(|| Error::not_found("slack.post", "the tenant has no Slack workspace"))?;
         call.env().secrets.fetch(&workspace.token).await
     }
 }
@@ -64,13 +67,17 @@ impl SlackPost {
 #[async_trait]
 impl Tool for SlackPost {
     fn spec(&self) -> ToolSpec {
-        ToolSpec::new("slack_post", "posts a message to a channel of the tenant's Slack").input::<Args>().effect(Effect::Send).resource_field("channel")
+        ToolSpec::new("slack_post", "posts a message to a channel of the tenant's Slack")
+            .input::<Args>()
+            .effect(Effect::Send)
+            .resource_field("channel")
     }
 
     async fn call(&self, ctx: &ExecutionContext, call: ToolCall) -> Result<ToolOutput> {
         let Args { channel, text, blocks } = call.args()?;
         if text.chars().count() > MAX_TEXT {
-            return Err(Error::invalid("slack.post", "the text is too long for one message").with("limit", MAX_TEXT.to_string()));
+            return Err(Error::invalid("slack.post", "the text is too long for one message")
+                .with("limit", MAX_TEXT.to_string()));
         }
         let token = self.token(ctx, &call).await?;
         let message = json!({
@@ -103,11 +110,14 @@ impl Probe for SlackPost {
                 .query("cursor", &cursor);
             let page = ok("slack.probe", &self.http.send(ctx, "slack.probe", request).await?)?;
             let messages = page.get("messages").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
-            let ours = |m: &&Value| m.pointer("/metadata/event_payload/key").and_then(Value::as_str) == Some(call.key().as_str());
+            let ours = |m: &&Value| {
+                m.pointer("/metadata/event_payload/key").and_then(Value::as_str) == Some(call.key().as_str())
+            };
             if let Some(found) = messages.iter().find(ours) {
                 return Ok(Probed::Happened(json!({ "channel": channel, "ts": found.get("ts") }).into()));
             }
-            cursor = page.pointer("/response_metadata/next_cursor").and_then(Value::as_str).unwrap_or_default().to_owned();
+            cursor =
+                page.pointer("/response_metadata/next_cursor").and_then(Value::as_str).unwrap_or_default().to_owned();
             if cursor.is_empty() {
                 return Ok(Probed::NotHappened);
             }
@@ -119,7 +129,12 @@ impl Probe for SlackPost {
 /// A post whose answer is missing may be in the channel.
 fn unknown_if_sent(e: Error) -> Error {
     if may_have_been_sent(&e) {
-        return Error::new(ErrorKind::UnknownOutcome, "slack.post", "the answer was lost; the message may have been posted").with_source(e);
+        return Error::new(
+            ErrorKind::UnknownOutcome,
+            "slack.post",
+            "the answer was lost; the message may have been posted",
+        )
+        .with_source(e);
     }
     e
 }
@@ -141,11 +156,14 @@ fn ok(operation: &'static str, answer: &Response) -> Result<Value> {
     }
     let code = body.get("error").and_then(Value::as_str).unwrap_or("no_error_given");
     let (kind, retry) = match code {
-        "ratelimited" | "rate_limited" => {
-            (ErrorKind::RateLimited, answer.retry_after().map_or(Retryability::After(Duration::from_secs(1)), Retryability::After))
-        }
+        "ratelimited" | "rate_limited" => (
+            ErrorKind::RateLimited,
+            answer.retry_after().map_or(Retryability::After(Duration::from_secs(1)), Retryability::After),
+        ),
         "internal_error" | "fatal_error" => (ErrorKind::UnknownOutcome, Retryability::Never),
-        "invalid_auth" | "not_authed" | "account_inactive" | "token_revoked" | "missing_scope" => (ErrorKind::Unauthenticated, Retryability::Never),
+        "invalid_auth" | "not_authed" | "account_inactive" | "token_revoked" | "missing_scope" => {
+            (ErrorKind::Unauthenticated, Retryability::Never)
+        }
         "channel_not_found" => (ErrorKind::NotFound, Retryability::Never),
         _ => (ErrorKind::InvalidInput, Retryability::Never),
     };

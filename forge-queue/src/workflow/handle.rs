@@ -116,8 +116,13 @@ impl RunHandle {
 
     /// Its history from the beginning and then as it happens, until it ends or parks.
     pub fn progress(&self) -> BoxStream<'static, Result<Progress>> {
+        self.progress_after(0)
+    }
+
+    /// [`progress`](Self::progress) after the event with this number: for whoever has seen the rest.
+    pub fn progress_after(&self, seq: u64) -> BoxStream<'static, Result<Progress>> {
         let handle = self.clone();
-        let pages = stream::try_unfold((handle, 1_u64, false), |(handle, from, ended)| async move {
+        let pages = stream::try_unfold((handle, seq.saturating_add(1), false), |(handle, from, ended)| async move {
             if ended {
                 return Ok::<_, Error>(None);
             }

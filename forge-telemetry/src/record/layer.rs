@@ -77,6 +77,26 @@ impl SpanRecorder {
     }
 }
 
+/// Fields that are the span's own, not attributes.
+const OWN: [&str; 4] = ["trace_id", "span_id", "parent_span_id", "otel.name"];
+
+impl SpanRecorder {
+    fn recorded(&self, open: &OpenSpan, took: Option<Duration>) -> RecordedSpan {
+        let own = |name| open.fields.0.get(name).cloned().unwrap_or_default();
+        let attributes = open.fields.0.iter().filter(|(name, _)| !OWN.contains(name));
+        RecordedSpan {
+            trace_id: own("trace_id"),
+            span_id: own("span_id"),
+            parent_span_id: own("parent_span_id"),
+            name: self.masked(&own("otel.name")),
+            start: open.wall.as_nanos(),
+            end: open.wall.after(took.unwrap_or_default()).as_nanos(),
+            closed: took.is_some(),
+            attributes: attributes.map(|(name, value)| (attribute(name), self.masked(value))).collect(),
+        }
+    }
+}
+
 fn write(mut file: std::fs::File, queued: &Receiver<Line>) {
     while let Ok(line) = queued.recv() {
         match line {
@@ -121,7 +141,9 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for SpanRecorder {
         let Some(span) = ctx.span(id) else { return };
         let mut fields = Fields::default();
         attrs.record(&mut fields);
-        span.extensions_mut().insert(OpenSpan { wall: self.0.clock.now(), began: self.0.clock.monotonic(), fields });
+        let open = OpenSpan { wall: self.0.clock.now(), began: self.0.clock.monotonic(), fields };
+        self.send(Line::Span(Box::new(self.recorded(&open, None))));
+        span.extensions_mut().insert(open);
     }
 
     fn on_record(&self, id: &Id, values: &Record<'_>, ctx: Context<'_, S>) {
@@ -133,19 +155,9 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for SpanRecorder {
     }
 
     fn on_close(&self, id: Id, ctx: Context<'_, S>) {
-        let Some(mut open) = ctx.span(&id).and_then(|s| s.extensions_mut().remove::<OpenSpan>()) else { return };
-        let mut take = |name| open.fields.0.remove(name).unwrap_or_default();
+        let Some(open) = ctx.span(&id).and_then(|s| s.extensions_mut().remove::<OpenSpan>()) else { return };
         let took = self.0.clock.monotonic().saturating_sub(open.began).max(Duration::from_nanos(1));
-        let span = RecordedSpan {
-            trace_id: take("trace_id"),
-            span_id: take("span_id"),
-            parent_span_id: take("parent_span_id"),
-            name: self.masked(&take("otel.name")),
-            start: open.wall.as_nanos(),
-            end: open.wall.after(took).as_nanos(),
-            attributes: open.fields.0.iter().map(|(name, value)| (attribute(name), self.masked(value))).collect(),
-        };
-        self.send(Line::Span(Box::new(span)));
+        self.send(Line::Span(Box::new(self.recorded(&open, Some(took)))));
     }
 }
 

@@ -1,4 +1,5 @@
-//! A recorder of Forge's spans: each is appended to a file when it closes, so that a killed process leaves what it did.
+//! A recorder of Forge's spans: each is appended to a file when it opens and when it closes, so that a killed process leaves what it
+//! did and what it was doing.
 
 mod layer;
 mod otlp;
@@ -13,7 +14,7 @@ use serde::{Deserialize, Serialize};
 pub use layer::SpanRecorder;
 pub use otlp::otlp_json;
 
-/// A closed span, as it stands in the file: one JSON object a line.
+/// A span, as it stands in the file: one JSON object a line, one line when it opens and one when it closes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RecordedSpan {
     /// 32 hex digits.
@@ -26,8 +27,10 @@ pub struct RecordedSpan {
     pub name: String,
     /// Nanoseconds since 1970.
     pub start: i64,
-    /// Start plus what the monotonic clock measured.
+    /// Start plus what the monotonic clock measured. Of a span that never closed: the last sign of life of what ran in it.
     pub end: i64,
+    /// False where its process was killed.
+    pub closed: bool,
     /// Names of OpenTelemetry or `forge.…`, masked.
     pub attributes: BTreeMap<String, String>,
 }
@@ -39,8 +42,8 @@ impl RecordedSpan {
     }
 }
 
-/// Reads a recorder's file. A last line that a crash cut off is left out. Of a span that was opened again after a crash, the
-/// last one counts, from the first one's start.
+/// Reads a recorder's file. A last line that a crash cut off is left out. A span that was opened again after a crash counts once,
+/// from its first start; one that never closed is there with the attribute `error.type` = `interrupted`.
 ///
 /// # Errors
 /// `Unavailable` if the file cannot be read; `Corrupt` if a line in its middle does not parse.
@@ -67,6 +70,17 @@ pub fn read_spans(path: impl AsRef<Path>) -> Result<Vec<RecordedSpan>> {
             None => order.push(id.clone()),
         }
         spans.insert(id, span);
+    }
+    // children open after their parents: from the last to the first, each sees what ran in it
+    let mut life: BTreeMap<(String, String), i64> = BTreeMap::new();
+    for id in order.iter().rev() {
+        let Some(span) = spans.get_mut(id) else { continue };
+        if !span.closed {
+            span.end = life.get(id).copied().unwrap_or(span.start).max(span.start + 1);
+            span.attributes.insert("error.type".into(), "interrupted".into());
+        }
+        let parent = life.entry((span.trace_id.clone(), span.parent_span_id.clone())).or_insert(span.end);
+        *parent = (*parent).max(span.end);
     }
     Ok(order.iter().filter_map(|id| spans.remove(id)).collect())
 }
