@@ -1,0 +1,142 @@
+//! The NDA review as a user runs it: a process, killed after each of its steps, on documents of every kind.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "helpers of tests")]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::OnceLock;
+
+use serde_json::Value;
+
+const STEPS: [&str; 7] = ["validate", "drive_fetch", "document_parser", "kb_search", "compose", "slack_post", "verify_quotes"];
+
+/// The example's program, built once.
+fn program() -> &'static Path {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAM.get_or_init(|| {
+        let build = Command::new(env!("CARGO"))
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .args(["build", "--example", "nda_review", "--message-format=json"])
+            .output()
+            .unwrap();
+        assert!(build.status.success(), "{}", String::from_utf8_lossy(&build.stderr));
+        let messages = String::from_utf8(build.stdout).unwrap();
+        let of = |line: &str| serde_json::from_str::<Value>(line).ok()?["executable"].as_str().map(PathBuf::from);
+        messages.lines().rev().find_map(of).unwrap()
+    })
+}
+
+fn run(out: &Path, args: &[&str]) -> Output {
+    Command::new(program()).current_dir(env!("CARGO_MANIFEST_DIR")).arg("--out").arg(out).args(args).output().unwrap()
+}
+
+fn finished(out: &Path, args: &[&str]) {
+    let done = run(out, args);
+    let said = String::from_utf8_lossy(&done.stdout);
+    assert!(done.status.success(), "{said}\n{}", String::from_utf8_lossy(&done.stderr));
+    let lines: Vec<Value> = serde_json::from_slice(&std::fs::read(out.join("summary.json")).unwrap()).unwrap();
+    assert!(lines.len() > 20 && lines.iter().all(|l| l["passed"] == true && !l["proof"].as_str().unwrap().is_empty()), "{said}");
+}
+
+fn lines(path: &Path) -> Vec<Value> {
+    std::fs::read_to_string(path).unwrap().lines().map(|l| serde_json::from_str(l).unwrap()).collect()
+}
+
+fn samples() -> String {
+    format!("{}/examples/nda_review/samples", env!("CARGO_MANIFEST_DIR"))
+}
+
+#[test]
+fn killed_after_each_step_it_goes_on_and_posts_one_message() {
+    let mut ledger = String::from("killed after      messages  lost  doubled  steps run again\n");
+    for step in STEPS {
+        let dir = tempfile::tempdir().unwrap();
+        let first = run(dir.path(), &["--kill-after", step]);
+        assert!(!first.status.success(), "{step}");
+        let before = lines(&dir.path().join("standins/google.jsonl")).len();
+        finished(dir.path(), &[]);
+        let slack = lines(&dir.path().join("standins/slack.jsonl"));
+        let messages = slack.iter().filter(|r| r.get("effect").is_some()).count();
+        // two requests of the second process reach Drive anyway: the stranger's token and its refused look
+        let again = if step == "validate" { 0 } else { lines(&dir.path().join("standins/google.jsonl")).len().saturating_sub(before + 2) };
+        ledger += &format!("{step:<17} {messages:>8}  {:>4}  {:>7}  {again:>15}\n", 1_usize.saturating_sub(messages), messages.saturating_sub(1));
+        assert_eq!((messages, again), (1, 0), "\n{ledger}");
+    }
+    println!("{ledger}");
+}
+
+#[test]
+fn a_folder_is_reviewed_file_by_file_and_a_text_stays_as_it_is() {
+    let (dir, input) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let text = std::fs::read_to_string(format!("{}/northwind_nda.md", samples())).unwrap().replace("# ", "");
+    std::fs::write(input.path().join("plain.txt"), &text).unwrap();
+    for name in ["hartwell_mutual_nda.pdf", "northwind_nda.docx"] {
+        std::fs::copy(format!("{}/{name}", samples()), input.path().join(name)).unwrap();
+    }
+    finished(dir.path(), &["--input", input.path().to_str().unwrap()]);
+    assert_eq!(std::fs::read_to_string(dir.path().join("plain.txt/document.txt")).unwrap(), text);
+    for name in ["hartwell_mutual_nda.pdf", "northwind_nda.docx", "plain.txt"] {
+        let at = dir.path().join(name);
+        let review: Value = serde_json::from_slice(&std::fs::read(at.join("review.json")).unwrap()).unwrap();
+        let document: Vec<char> = std::fs::read_to_string(at.join("document.txt")).unwrap().chars().collect();
+        assert_eq!(review["clauses"].as_array().unwrap().len(), 17, "{name}");
+        assert!(review["fields"]["parties"].as_array().unwrap().len() >= 2, "{name}: {}", review["fields"]);
+        for quote in review["quotes"].as_array().unwrap() {
+            let span = |k: &str| usize::try_from(quote[k].as_u64().unwrap()).unwrap();
+            let there: String = document[span("start")..span("end")].iter().collect();
+            assert_eq!(there, quote["text"].as_str().unwrap(), "{name}: offsets are code points of document.txt");
+        }
+        assert!(at.join("slack.json").exists() && at.join("review.md").exists());
+    }
+}
+
+#[test]
+fn what_cannot_be_read_fails_with_the_reason_and_posts_nothing() {
+    let cases: [(&str, &[u8]); 3] = [("empty.txt", b""), ("broken.pdf", b"%PDF-1.7\nnothing"), ("zip.docx", b"PK\x03\x04broken")];
+    for (name, bytes) in cases {
+        let (dir, input) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        std::fs::write(input.path().join(name), bytes).unwrap();
+        let done = run(dir.path(), &["--input", input.path().join(name).to_str().unwrap()]);
+        assert!(!done.status.success(), "{name}");
+        let report: Value = serde_json::from_slice(&std::fs::read(dir.path().join("error.json")).unwrap()).unwrap();
+        assert_eq!(report["kind"], "invalid_input", "{name}: {report}");
+        let posts = lines_or_none(&dir.path().join("standins/slack.jsonl"));
+        assert_eq!(posts, 0, "{name}");
+    }
+}
+
+fn lines_or_none(path: &Path) -> usize {
+    std::fs::read_to_string(path).map_or(0, |t| t.lines().count())
+}
+
+#[test]
+fn wrong_arguments_are_explained() {
+    let dir = tempfile::tempdir().unwrap();
+    let help = run(dir.path(), &["--inptu", "x"]);
+    assert!(help.status.code() == Some(2) && String::from_utf8_lossy(&help.stderr).contains("usage:"));
+    let nothing = run(dir.path(), &["--input", "/does/not/exist"]);
+    assert!(!nothing.status.success() && String::from_utf8_lossy(&nothing.stderr).contains("--input"));
+}
+
+/// Public NDAs, where the host has them: `FORGE_TEST_DATA` names the folder; `FORGE_REQUIRE_TEST_DATA=1` makes it a must.
+#[test]
+fn public_documents_are_reviewed() {
+    #[expect(clippy::disallowed_methods, reason = "where the data are is the environment's to say")]
+    let (data, must) = (std::env::var("FORGE_TEST_DATA"), std::env::var("FORGE_REQUIRE_TEST_DATA"));
+    let Ok(data) = data else {
+        assert!(must.is_err(), "FORGE_REQUIRE_TEST_DATA is set and FORGE_TEST_DATA is not");
+        println!("left out: the public NDAs, because FORGE_TEST_DATA is not set");
+        return;
+    };
+    let (dir, input) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mut files: Vec<PathBuf> = std::fs::read_dir(format!("{data}/nda/kleister")).unwrap().map(|e| e.unwrap().path()).collect();
+    files.sort();
+    files.retain(|p| p.extension().is_some_and(|e| e == "pdf"));
+    files.truncate(6);
+    files.push(format!("{data}/nda/bonterms/Bonterms-Mutual-NDA-Version-1.pdf").into());
+    files.push(format!("{data}/nda/bonterms/Example-Cover-Page-for-Bonterms-Mutual-NDA.docx").into());
+    for file in &files {
+        std::fs::copy(file, input.path().join(file.file_name().unwrap())).unwrap();
+    }
+    finished(dir.path(), &["--input", input.path().to_str().unwrap()]);
+    println!("{} public documents reviewed", files.len());
+}
