@@ -41,7 +41,10 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let dir = tempfile::tempdir()?;
     let forge = Forge::builder()
         .config(Config::in_dir(dir.path()))
-        .tenant("acme", json!({ "grants": { "analyst": ["tool.call:weather", "usage.read:usage", "audit.read:audit"] } }))
+        .tenant(
+            "acme",
+            json!({ "grants": { "analyst": ["tool.call:weather", "usage.read:usage", "audit.read:audit"] } }),
+        )
         .tool(Weather)
         .build()
         .await?;
@@ -56,9 +59,19 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
 
     let totals = forge.scope(&ana).usage_totals(ana.tenant(), &UsageQuery::default()).await?;
-    println!("acme pays:   {} for {} call", totals.cost.first().map(ToString::to_string).unwrap_or_default(), totals.quantity.tool_calls);
+    println!(
+        "acme pays:   {} for {} call",
+        totals.cost.first().map(ToString::to_string).unwrap_or_default(),
+        totals.quantity.tool_calls
+    );
     for row in forge.scope(&ana).audit(ana.tenant(), 1, 10).await? {
-        println!("audit {:>2}:    {} {} {}", row.seq, row.record.employee, row.record.event.name(), row.record.resource);
+        println!(
+            "audit {:>2}:    {} {} {}",
+            row.seq,
+            row.record.employee,
+            row.record.event.name(),
+            row.record.resource
+        );
     }
     forge.shutdown(Duration::from_secs(5)).await?;
     Ok(())

@@ -7,7 +7,8 @@ use std::sync::OnceLock;
 
 use serde_json::Value;
 
-const STEPS: [&str; 7] = ["validate", "drive_fetch", "document_parser", "kb_search", "compose", "slack_post", "verify_quotes"];
+const STEPS: [&str; 7] =
+    ["validate", "drive_fetch", "document_parser", "kb_search", "compose", "slack_post", "verify_quotes"];
 
 /// The example's program, built once.
 fn program() -> &'static Path {
@@ -34,7 +35,10 @@ fn finished(out: &Path, args: &[&str]) {
     let said = String::from_utf8_lossy(&done.stdout);
     assert!(done.status.success(), "{said}\n{}", String::from_utf8_lossy(&done.stderr));
     let lines: Vec<Value> = serde_json::from_slice(&std::fs::read(out.join("summary.json")).unwrap()).unwrap();
-    assert!(lines.len() > 20 && lines.iter().all(|l| l["passed"] == true && !l["proof"].as_str().unwrap().is_empty()), "{said}");
+    assert!(
+        lines.len() > 20 && lines.iter().all(|l| l["passed"] == true && !l["proof"].as_str().unwrap().is_empty()),
+        "{said}"
+    );
 }
 
 fn lines(path: &Path) -> Vec<Value> {
@@ -57,8 +61,16 @@ fn killed_after_each_step_it_goes_on_and_posts_one_message() {
         let slack = lines(&dir.path().join("standins/slack.jsonl"));
         let messages = slack.iter().filter(|r| r.get("effect").is_some()).count();
         // two requests of the second process reach Drive anyway: the stranger's token and its refused look
-        let again = if step == "validate" { 0 } else { lines(&dir.path().join("standins/google.jsonl")).len().saturating_sub(before + 2) };
-        ledger += &format!("{step:<17} {messages:>8}  {:>4}  {:>7}  {again:>15}\n", 1_usize.saturating_sub(messages), messages.saturating_sub(1));
+        let again = if step == "validate" {
+            0
+        } else {
+            lines(&dir.path().join("standins/google.jsonl")).len().saturating_sub(before + 2)
+        };
+        ledger += &format!(
+            "{step:<17} {messages:>8}  {:>4}  {:>7}  {again:>15}\n",
+            1_usize.saturating_sub(messages),
+            messages.saturating_sub(1)
+        );
         assert_eq!((messages, again), (1, 0), "\n{ledger}");
     }
     println!("{ledger}");
@@ -91,7 +103,8 @@ fn a_folder_is_reviewed_file_by_file_and_a_text_stays_as_it_is() {
 
 #[test]
 fn what_cannot_be_read_fails_with_the_reason_and_posts_nothing() {
-    let cases: [(&str, &[u8]); 3] = [("empty.txt", b""), ("broken.pdf", b"%PDF-1.7\nnothing"), ("zip.docx", b"PK\x03\x04broken")];
+    let cases: [(&str, &[u8]); 3] =
+        [("empty.txt", b""), ("broken.pdf", b"%PDF-1.7\nnothing"), ("zip.docx", b"PK\x03\x04broken")];
     for (name, bytes) in cases {
         let (dir, input) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         std::fs::write(input.path().join(name), bytes).unwrap();
@@ -128,7 +141,8 @@ fn public_documents_are_reviewed() {
         return;
     };
     let (dir, input) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let mut files: Vec<PathBuf> = std::fs::read_dir(format!("{data}/nda/kleister")).unwrap().map(|e| e.unwrap().path()).collect();
+    let mut files: Vec<PathBuf> =
+        std::fs::read_dir(format!("{data}/nda/kleister")).unwrap().map(|e| e.unwrap().path()).collect();
     files.sort();
     files.retain(|p| p.extension().is_some_and(|e| e == "pdf"));
     files.truncate(6);

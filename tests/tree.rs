@@ -1,13 +1,14 @@
 //! What the dependency tree promises: areas never depend on each other, the core has no driver, no HTTP client and no policy
 //! engine, `support/` knows no area, and nobody turns on serde_json's arbitrary precision.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "helpers of tests")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
 use serde_json::Value;
 
-const AREAS: [&str; 6] = ["forge-dlp", "forge-memory", "forge-metering", "forge-policy", "forge-queue", "forge-telemetry"];
+const AREAS: [&str; 6] =
+    ["forge-dlp", "forge-memory", "forge-metering", "forge-policy", "forge-queue", "forge-telemetry"];
 const SUPPORT: [&str; 3] = ["forge-http", "forge-sqlite", "forge-testkit"];
 
 fn cargo(args: &[&str]) -> String {
@@ -34,7 +35,12 @@ fn family() -> BTreeMap<String, BTreeSet<String>> {
 #[test]
 fn areas_meet_in_the_core_and_support_knows_no_area() {
     let family = family();
-    assert_eq!(family.len(), 1 + 1 + AREAS.len() + SUPPORT.len(), "a new member needs a place in this test: {:?}", family.keys());
+    assert_eq!(
+        family.len(),
+        1 + 1 + AREAS.len() + SUPPORT.len(),
+        "a new member needs a place in this test: {:?}",
+        family.keys()
+    );
     assert!(family["forge-core"].is_empty(), "{:?}", family["forge-core"]);
     for support in SUPPORT {
         assert!(family[support].iter().all(|d| d == "forge-core"), "{support}: {:?}", family[support]);
@@ -49,7 +55,18 @@ fn areas_meet_in_the_core_and_support_knows_no_area() {
 #[test]
 fn the_core_has_no_driver_no_http_client_and_no_policy_engine() {
     let tree = cargo(&["tree", "-p", "forge-core", "--all-features", "--edges", "normal", "--prefix", "none"]);
-    for heavy in ["rusqlite", "libsqlite3-sys", "redis", "reqwest", "hyper", "rustls", "regorus", "axum", "prometheus-client", "ring"] {
+    for heavy in [
+        "rusqlite",
+        "libsqlite3-sys",
+        "redis",
+        "reqwest",
+        "hyper",
+        "rustls",
+        "regorus",
+        "axum",
+        "prometheus-client",
+        "ring",
+    ] {
         assert!(!tree.lines().any(|l| l.starts_with(&format!("{heavy} "))), "forge-core depends on {heavy}:\n{tree}");
     }
 }
@@ -64,6 +81,19 @@ fn the_default_host_has_one_tls_and_no_server() {
 
 #[test]
 fn nobody_turns_on_arbitrary_precision() {
-    let features = cargo(&["tree", "--workspace", "--all-features", "--edges", "features", "--prefix", "none", "-i", "serde_json"]);
-    assert!(!features.contains("serde_json feature \"arbitrary_precision\""), "numbers would change their meaning for every crate");
+    let features = cargo(&[
+        "tree",
+        "--workspace",
+        "--all-features",
+        "--edges",
+        "features",
+        "--prefix",
+        "none",
+        "-i",
+        "serde_json",
+    ]);
+    assert!(
+        !features.contains("serde_json feature \"arbitrary_precision\""),
+        "numbers would change their meaning for every crate"
+    );
 }

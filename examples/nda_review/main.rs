@@ -11,7 +11,12 @@
 //! cargo run --release --example nda_review -- --kill-after compose     # then the same without it: it goes on
 //! ```
 
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line program")]
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::missing_errors_doc,
+    reason = "a command-line program, not an interface"
+)]
 #![cfg_attr(test, allow(dead_code, reason = "the tests are of the modules"))]
 
 pub mod args;

@@ -66,8 +66,11 @@ async fn refused(
     error: Option<Error>,
 ) -> Result<()> {
     let refusal = error.as_ref().is_some_and(|e| e.kind().is_refusal());
-    let (overseer, file) =
-        if who.tenant() == &FIRM { ("partner_001", "audit.jsonl") } else { ("lawyer_001", "audit.globex.jsonl") };
+    let (overseer, file) = if who.tenant().as_str() == FIRM {
+        ("partner_001", "audit.jsonl")
+    } else {
+        ("lawyer_001", "audit.globex.jsonl")
+    };
     let reader = act_as(forge, who.tenant().as_str(), overseer)?;
     let rows = forge.scope(&reader).audit(who.tenant(), 1, 100_000).await?;
     let row = rows.iter().rev().find(|r| r.record.request == who.request_id());

@@ -1,0 +1,62 @@
+#!/usr/bin/env bash
+# Everything that must hold, in one command: installs what is missing, then checks formatting, lints, tests, docs, licences and the
+# promises about the dependency tree. Needs a Rust toolchain and a C compiler. Prints the minutes of each part; stops at the first failure.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+began=$SECONDS
+part() {
+    local name=$1 from=$SECONDS
+    shift
+    printf '\n== %s\n' "$name"
+    "$@"
+    printf '== %s: %d s\n' "$name" $((SECONDS - from))
+}
+
+DENY_VERSION=0.20.2
+deny=target/tools/bin/cargo-deny
+
+install() {
+    rustup component add rustfmt clippy >/dev/null 2>&1 || true
+    cargo fmt --version
+    cargo clippy --version
+    # built from source: packaged versions do not know today's licence names
+    if ! "$deny" --version 2>/dev/null | grep -qF "$DENY_VERSION"; then
+        cargo install --quiet --debug --locked --root target/tools --version "$DENY_VERSION" cargo-deny
+    fi
+    "$deny" --version
+}
+
+no_features() {
+    # each package by itself, so that no other turns its features on
+    for package in forge-core forge-dlp forge-memory forge-metering forge-policy forge-queue forge-telemetry forge-sqlite forge-http; do
+        cargo clippy --quiet -p "$package" --no-default-features -- -D warnings
+    done
+}
+
+tests() {
+    cargo test --workspace --all-features
+}
+
+examples() {
+    cargo run --quiet --example hello
+    rm -rf target/example-nda
+    cargo run --quiet --example nda_review -- --out target/example-nda
+}
+
+docs() {
+    RUSTDOCFLAGS="-D warnings" cargo doc --workspace --all-features --no-deps --quiet
+}
+
+if [ -z "${FORGE_TEST_DATA:-}" ]; then
+    echo "left out: what needs the public data sets, because FORGE_TEST_DATA does not name their folder"
+fi
+part "tools" install
+part "formatting" cargo fmt --all --check
+part "lints, all features" cargo clippy --quiet --workspace --all-targets --all-features -- -D warnings
+part "lints, no features" no_features
+part "docs" docs
+part "licences, bans, sources" "$deny" --all-features check bans licenses sources
+part "examples" examples
+part "tests" tests
+printf '\nall of it passed in %d s\n' $((SECONDS - began))
