@@ -1,4 +1,5 @@
 //! Blobs: once each, of one tenant each, whole or not at all.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "helpers of tests")]
 
 use std::path::PathBuf;
 use std::sync::Arc;

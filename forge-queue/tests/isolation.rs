@@ -1,5 +1,6 @@
 //! Two tenants, the same names everywhere: neither finds, changes or reads what is the other's, nor does who has the disk.
 #![cfg(feature = "sqlite")]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "helpers of tests")]
 
 mod common;
 

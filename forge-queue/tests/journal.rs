@@ -1,5 +1,6 @@
 //! The journal's promises: one owner, whole changes, gapless history, books that balance.
 #![cfg(feature = "sqlite")]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "helpers of tests")]
 
 mod common;
 

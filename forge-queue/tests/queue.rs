@@ -1,5 +1,6 @@
 //! The queue's promises: nothing lost, one worker at a time, everybody in turn.
 #![cfg(feature = "sqlite")]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "helpers of tests")]
 
 mod common;
 
