@@ -4,6 +4,8 @@
 mod drive;
 mod google_auth;
 mod slack;
+#[cfg(test)]
+mod tests;
 
 pub use drive::{DriveAccount, DriveFetch, Fetched};
 pub use slack::{SlackPost, SlackWorkspace};
