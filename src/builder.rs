@@ -193,35 +193,33 @@ impl ForgeBuilder {
     pub async fn build(mut self) -> Result<Forge, BuildError> {
         let mut problems = std::mem::take(&mut self.problems);
         problems.extend(self.config.problems());
+        problems.extend(self.tools.problems());
+        problems.extend(Engine::problems(&self.workflows, &|tool| self.tools.contains(tool)));
         let handlers = named(std::mem::take(&mut self.handlers), &mut problems);
         let policy = forge_policy::RegorusEngine::load(self.policies.clone(), self.clock.clone()).await;
         let policy = policy.map_err(|e| problems.push(e)).ok();
         let store =
             embedded::open(&self.config, &self.secrets, self.clock.clone()).await.map_err(|e| problems.push(e)).ok();
-        let (Some(policy), Some(store)) = (policy, store) else { return Err(BuildError::new(problems)) };
+        let (Some(policy), Some(store), true) = (policy, store, problems.is_empty()) else {
+            return Err(BuildError::new(problems));
+        };
         let pricing = match self.pricing.take() {
             Some(pricing) => pricing,
             None => Arc::new(forge_metering::PriceBook::example()?),
         };
-        let forge = self.assemble(store, Arc::new(policy), pricing, handlers, &mut problems).await;
-        match forge {
-            Some(forge) if problems.is_empty() => {
-                healthy(&forge).await?;
-                forge.parts().engine.resume().await?;
-                Ok(forge)
-            }
-            _ => Err(BuildError::new(problems)),
-        }
+        let forge = self.assemble(store, Arc::new(policy), pricing, handlers)?;
+        healthy(&forge).await?;
+        forge.parts().engine.resume().await?;
+        Ok(forge)
     }
 
-    async fn assemble(
+    fn assemble(
         self,
         store: Embedded,
         policy: Arc<forge_policy::RegorusEngine>,
         pricing: Arc<dyn Pricing>,
         handlers: Vec<(Slug, Arc<dyn TaskHandler>)>,
-        problems: &mut Vec<Error>,
-    ) -> Option<Forge> {
+    ) -> Result<Forge, BuildError> {
         let clock = self.clock;
         let metrics = self.metrics.unwrap_or_else(|| Arc::new(forge_core::metrics::NoMetrics));
         let guard = Guard::new(GuardParts {
@@ -251,7 +249,7 @@ impl ForgeBuilder {
             secrets: self.secrets,
             clock: clock.clone(),
         };
-        let tools = Tools::seal(guard.clone(), env, self.tools).map_err(|e| problems.extend(e)).ok()?;
+        let tools = Tools::seal(guard.clone(), env, self.tools).map_err(BuildError::new)?;
         let mut limits = Limits::default();
         limits.running = std::time::Duration::from_secs(self.config.queue.workflow_running_s);
         let engine = Engine::new(
@@ -274,7 +272,7 @@ impl ForgeBuilder {
             },
             self.workflows,
         );
-        let engine = engine.map_err(|e| problems.extend(e)).ok()?;
+        let engine = engine.map_err(BuildError::new)?;
         let mut worker = Worker::new(WorkerParts {
             broker: store.queue.clone(),
             guard: guard.clone(),
@@ -288,9 +286,6 @@ impl ForgeBuilder {
         .steps(engine.clone());
         for (name, handler) in handlers {
             worker = worker.handler(&name, handler);
-        }
-        if !problems.is_empty() {
-            return None;
         }
         let serving = tokio::spawn({
             let worker = worker.clone();
@@ -310,7 +305,7 @@ impl ForgeBuilder {
             ("embedder", Arc::new(embedder)),
             ("model", Arc::new(model.clone())),
         ];
-        Some(Forge::new(Parts {
+        Ok(Forge::new(Parts {
             clock,
             guard: guard.clone(),
             tools,

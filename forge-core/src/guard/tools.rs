@@ -1,6 +1,6 @@
 //! The sealed registry: what goes in can only be reached through the guard.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -51,6 +51,26 @@ impl ToolSet {
         self.0.extend(other.0);
         self
     }
+
+    /// Whether a tool by this name is in it.
+    pub fn contains(&self, name: &str) -> bool {
+        self.0.iter().any(|e| e.tool.spec().name() == name)
+    }
+
+    /// What keeps it from being sealed, one error each: names that do not parse, names that are taken.
+    pub fn problems(&self) -> Vec<Error> {
+        let mut seen = BTreeSet::new();
+        let mut problems = Vec::new();
+        for entry in &self.0 {
+            let spec = entry.tool.spec();
+            if ToolName::parse(spec.name()).is_err() {
+                problems.push(config("a tool's name must be 1 to 64 of a-z, 0-9, `_`, `.` and `-`", spec.name()));
+            } else if !seen.insert(spec.name().to_owned()) {
+                problems.push(config("two tools have this name", spec.name()));
+            }
+        }
+        problems
+    }
 }
 
 struct Sealed {
@@ -74,21 +94,18 @@ impl Tools {
     /// # Errors
     /// `Config` for a name that does not parse or that is taken.
     pub fn seal(guard: Guard, env: ToolEnv, set: ToolSet) -> Result<Self, Vec<Error>> {
+        let problems = set.problems();
+        if !problems.is_empty() {
+            return Err(problems);
+        }
         let mut tools = BTreeMap::new();
-        let mut problems = Vec::new();
         for entry in set.0 {
             let spec = entry.tool.spec();
-            let Ok(name) = ToolName::parse(spec.name()) else {
-                problems.push(config("a tool's name must be 1 to 64 of a-z, 0-9, `_`, `.` and `-`", spec.name()));
-                continue;
-            };
+            let name = ToolName::parse(spec.name()).map_err(|e| vec![e])?;
             let span = format!("execute_tool {name}");
-            let named = name.to_string();
-            if tools.insert(named.clone(), Sealed { name, spec, span, entry }).is_some() {
-                problems.push(config("two tools have this name", &named));
-            }
+            tools.insert(name.to_string(), Sealed { name, spec, span, entry });
         }
-        if problems.is_empty() { Ok(Self { guard, env, tools: Arc::new(tools) }) } else { Err(problems) }
+        Ok(Self { guard, env, tools: Arc::new(tools) })
     }
 
     /// The definitions, by name.

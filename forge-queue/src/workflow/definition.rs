@@ -5,7 +5,7 @@ use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
 
-use forge_core::guard::{Tools, Tries};
+use forge_core::guard::Tries;
 use forge_core::{Digest, EmployeeId, Error, ErrorKind, Result, Slug};
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -56,8 +56,8 @@ impl Workflow {
         Digest::of_parts(&bytes)
     }
 
-    /// Every problem of the definition, for the host's `build()`.
-    pub(super) fn problems(&self, tools: &Tools) -> Vec<Error> {
+    /// Every problem of the definition, given which tools there are.
+    pub fn problems(&self, has_tool: &dyn Fn(&str) -> bool) -> Vec<Error> {
         let mut problems = Vec::new();
         let mut say = |what: &'static str, name: &str| {
             let e = Error::new(ErrorKind::Config, "workflow.check", what).with("workflow", self.name.clone());
@@ -85,7 +85,7 @@ impl Workflow {
                     say("two steps have this name; rename one with `named`", &step.name);
                 }
                 if let Body::Tool { tool, .. } = &step.body
-                    && !tools.contains(tool)
+                    && !has_tool(tool)
                 {
                     say("a step calls a tool that is not registered", tool);
                 }

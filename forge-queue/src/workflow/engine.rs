@@ -1,6 +1,6 @@
 //! The engine: starts runs, resumes those that a crash left, stops in good order.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -106,20 +106,11 @@ impl Engine {
     /// # Errors
     /// `Config` for a definition that cannot run.
     pub fn new(parts: EngineParts, workflows: Vec<Workflow>) -> Result<Self, Vec<Error>> {
-        let mut problems = Vec::new();
-        let mut by_name = BTreeMap::new();
-        for workflow in workflows {
-            problems.extend(workflow.problems(&parts.tools));
-            if let Some(twice) = by_name.insert(workflow.name.clone(), workflow) {
-                problems.push(
-                    Error::new(ErrorKind::Config, "workflow.check", "two workflows have this name")
-                        .with("workflow", twice.name),
-                );
-            }
-        }
+        let problems = Self::problems(&workflows, &|tool| parts.tools.contains(tool));
         if !problems.is_empty() {
             return Err(problems);
         }
+        let by_name = workflows.into_iter().map(|w| (w.name.clone(), w)).collect();
         Ok(Self(Arc::new(Shared {
             parts,
             workflows: by_name,
@@ -128,6 +119,20 @@ impl Engine {
             stopping: CancellationToken::new(),
             changed: Notify::new(),
         })))
+    }
+
+    /// What is wrong with a set of workflows, given which tools there are.
+    pub fn problems(workflows: &[Workflow], has_tool: &dyn Fn(&str) -> bool) -> Vec<Error> {
+        let mut problems = Vec::new();
+        let mut seen = BTreeSet::new();
+        for workflow in workflows {
+            problems.extend(workflow.problems(has_tool));
+            if !seen.insert(workflow.name()) {
+                let e = Error::new(ErrorKind::Config, "workflow.check", "two workflows have this name");
+                problems.push(e.with("workflow", workflow.name.clone()));
+            }
+        }
+        problems
     }
 
     /// Begins the relay and goes on with every run that a crash or a shutdown left; from then on also with those that another
