@@ -11,7 +11,7 @@ use crate::approvals::ApprovalRequest;
 use crate::audit::AuditRecord;
 use crate::error::ErrorReport;
 use crate::usage::UsageEvent;
-use crate::{Digest, HealthCheck, OperationKey, Result, RunId, SealedContext, Slug, TenantId, Timestamp};
+use crate::{Digest, ErrorKind, HealthCheck, OperationKey, Result, RunId, SealedContext, Slug, TenantId, Timestamp};
 
 /// Where a run is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -221,6 +221,34 @@ pub enum Transition {
         /// Running time to add.
         ran: Duration,
     },
+}
+
+impl Transition {
+    /// The line of the history that it makes: the path (`run`, or `stage/step`), what happened, and the error's kind.
+    pub fn event(&self) -> (&str, &'static str, Option<ErrorKind>) {
+        match self {
+            Self::StepStarted { path, .. } => (path, "started", None),
+            Self::Intended { path, .. } => (path, "intended", None),
+            Self::StepCompleted { path, .. } => (path, "completed", None),
+            Self::StepStopped { path, state, .. } => match state {
+                StepState::Failed { report, next: Some(_) } => (path, "retrying", Some(report.kind)),
+                StepState::Failed { report, next: None } => (path, "failed", Some(report.kind)),
+                StepState::AwaitingApproval { .. } => (path, "awaiting_approval", None),
+                StepState::UnknownOutcome { .. } => (path, "unknown_outcome", Some(ErrorKind::UnknownOutcome)),
+                StepState::Running | StepState::Completed => (path, "stopped", None),
+            },
+            Self::RunMoved { state, error, .. } => {
+                let what = match state {
+                    RunState::Running => "resumed",
+                    RunState::Parked => "parked",
+                    RunState::Completed => "completed",
+                    RunState::Failed => "failed",
+                    RunState::Cancelled => "cancelled",
+                };
+                ("run", what, error.as_ref().map(|e| e.kind))
+            }
+        }
+    }
 }
 
 /// One line of a run's history; names and codes, never a body.

@@ -77,6 +77,10 @@ impl Kept {
 
     fn change(&mut self, now: Timestamp, transition: Transition) -> Result<Outbox> {
         self.record.updated = now;
+        let (what, error) = {
+            let (_, what, error) = transition.event();
+            (what, error)
+        };
         match transition {
             Transition::StepStarted { path, attempt } => {
                 let fresh = StepRecord {
@@ -96,30 +100,24 @@ impl Kept {
                     return Err(Error::new(ErrorKind::Conflict, "journal.apply", "another try was begun"));
                 }
                 (step.attempt, step.state, step.started, step.updated) = (attempt, StepState::Running, now, now);
-                self.tell(now, &path, "started", attempt, None);
+                self.tell(now, &path, what, attempt, error);
                 Ok(Outbox::default())
             }
             Transition::Intended { path, intent } => {
                 let step = self.open_step(&path)?;
                 step.intent = Some(intent);
                 let attempt = step.attempt;
-                self.tell(now, &path, "intended", attempt, None);
+                self.tell(now, &path, what, attempt, error);
                 Ok(Outbox::default())
             }
             Transition::StepCompleted { path, output, outbox } => {
                 let step = self.open_step(&path)?;
                 (step.state, step.output, step.intent, step.updated) = (StepState::Completed, Some(output), None, now);
                 let attempt = step.attempt;
-                self.tell(now, &path, "completed", attempt, None);
+                self.tell(now, &path, what, attempt, error);
                 Ok(outbox)
             }
             Transition::StepStopped { path, state, outbox, clear_intent } => {
-                let (what, error) = match &state {
-                    StepState::Failed { report, next: None } => ("failed", Some(report.kind)),
-                    StepState::Failed { report, .. } => ("retrying", Some(report.kind)),
-                    StepState::AwaitingApproval { .. } => ("awaiting_approval", None),
-                    _ => ("unknown_outcome", Some(ErrorKind::UnknownOutcome)),
-                };
                 let step = self.open_step(&path)?;
                 if clear_intent {
                     step.intent = None;
@@ -129,18 +127,10 @@ impl Kept {
                 self.tell(now, &path, what, attempt, error);
                 Ok(outbox)
             }
-            Transition::RunMoved { state, error, ran } => {
-                let what = match state {
-                    RunState::Running => "resumed",
-                    RunState::Parked => "parked",
-                    RunState::Completed => "completed",
-                    RunState::Failed => "failed",
-                    RunState::Cancelled => "cancelled",
-                };
-                let kind = error.as_ref().map(|e| e.kind);
+            Transition::RunMoved { state, error: report, ran } => {
                 self.record.running += ran;
-                (self.record.state, self.record.error) = (state, error);
-                self.tell(now, "run", what, 0, kind);
+                (self.record.state, self.record.error) = (state, report);
+                self.tell(now, "run", what, 0, error);
                 Ok(Outbox::default())
             }
         }

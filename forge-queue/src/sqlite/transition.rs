@@ -1,6 +1,6 @@
 //! One change of a run: what it demands of the step, what it writes, the line of history that tells of it.
 
-use forge_core::journal::{Outbox, RunState, StepState, Transition};
+use forge_core::journal::{Outbox, StepState, Transition};
 use forge_core::{Error, ErrorKind, Result, Timestamp};
 use forge_sqlite::error;
 use forge_sqlite::rusqlite::{OptionalExtension, ToSql, Transaction, params};
@@ -14,6 +14,10 @@ impl Key {
     /// # Errors
     /// `Conflict` if the step is not where the change takes it from.
     pub(super) fn change(&self, tx: &Transaction<'_>, now: Timestamp, transition: Transition) -> Result<Outbox> {
+        let (what, kind) = {
+            let (_, what, kind) = transition.event();
+            (what, kind)
+        };
         match transition {
             Transition::StepStarted { path, attempt } => {
                 let begun = self.open_step(tx, &path)?.unwrap_or(0);
@@ -26,14 +30,14 @@ impl Key {
                            state = excluded.state, started = excluded.started, updated = excluded.updated";
                 let state = to_json(APPLY, &StepState::Running)?;
                 self.execute(tx, sql, &[&path, &attempt, &state, &now.as_nanos()])?;
-                self.tell(tx, now, &path, "started", attempt, None)?;
+                self.tell(tx, now, &path, what, attempt, kind)?;
                 Ok(Outbox::default())
             }
             Transition::Intended { path, intent } => {
                 let attempt = self.begun_step(tx, &path)?;
                 let sql = "UPDATE steps SET intent = ?4, updated = ?5 WHERE tenant = ?1 AND run = ?2 AND path = ?3";
                 self.execute(tx, sql, &[&path, &to_json(APPLY, &intent)?, &now.as_nanos()])?;
-                self.tell(tx, now, &path, "intended", attempt, None)?;
+                self.tell(tx, now, &path, what, attempt, kind)?;
                 Ok(Outbox::default())
             }
             Transition::StepCompleted { path, output, outbox } => {
@@ -42,19 +46,13 @@ impl Key {
                            WHERE tenant = ?1 AND run = ?2 AND path = ?3";
                 let state = to_json(APPLY, &StepState::Completed)?;
                 self.execute(tx, sql, &[&path, &state, &output, &now.as_nanos()])?;
-                self.tell(tx, now, &path, "completed", attempt, None)?;
+                self.tell(tx, now, &path, what, attempt, kind)?;
                 Ok(outbox)
             }
             Transition::StepStopped { path, state, outbox, clear_intent } => {
-                let (what, kind) = match &state {
-                    StepState::Failed { report, next: None } => ("failed", Some(report.kind)),
-                    StepState::Failed { report, next: Some(_) } => ("retrying", Some(report.kind)),
-                    StepState::AwaitingApproval { .. } => ("awaiting_approval", None),
-                    StepState::UnknownOutcome { .. } => ("unknown_outcome", Some(ErrorKind::UnknownOutcome)),
-                    StepState::Running | StepState::Completed => {
-                        return Err(Error::invalid(APPLY, "a step stops as failed, awaiting approval or unknown"));
-                    }
-                };
+                if matches!(state, StepState::Running | StepState::Completed) {
+                    return Err(Error::invalid(APPLY, "a step stops as failed, awaiting approval or unknown"));
+                }
                 let attempt = self.begun_step(tx, &path)?;
                 let sql = "UPDATE steps SET state = ?4, intent = iif(?5, NULL, intent), updated = ?6
                            WHERE tenant = ?1 AND run = ?2 AND path = ?3";
@@ -63,18 +61,11 @@ impl Key {
                 Ok(outbox)
             }
             Transition::RunMoved { state, error, ran } => {
-                let what = match state {
-                    RunState::Running => "resumed",
-                    RunState::Parked => "parked",
-                    RunState::Completed => "completed",
-                    RunState::Failed => "failed",
-                    RunState::Cancelled => "cancelled",
-                };
                 let report = error.as_ref().map(|e| to_json(APPLY, e)).transpose()?;
                 let sql =
                     "UPDATE runs SET state = ?3, error = ?4, running = running + ?5 WHERE tenant = ?1 AND id = ?2";
                 self.execute(tx, sql, &[&word(APPLY, &state)?, &report, &nanos(ran)])?;
-                self.tell(tx, now, "run", what, 0, error.map(|e| e.kind))?;
+                self.tell(tx, now, "run", what, 0, kind)?;
                 Ok(Outbox::default())
             }
         }

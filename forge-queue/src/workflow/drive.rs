@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use forge_core::context::derived_span;
 use forge_core::error::ErrorReport;
 use forge_core::guard::StepBooks;
-use forge_core::journal::{Claim, Intent, Outbox, RunRecord, RunState, StepRecord, StepState, Transition};
+use forge_core::journal::{Claim, Intent, Outbox, RunEvent, RunRecord, RunState, StepRecord, StepState, Transition};
 use forge_core::metrics::Metric;
 use forge_core::tool::Probed;
 use forge_core::{EmployeeId, Error, ErrorKind, ExecutionContext, Result, Retryability, RunId, TenantId, TraceContext};
@@ -205,7 +205,7 @@ impl Driving<'_> {
                 return Err(e.with("step", path.to_owned()).with_retry(Retryability::Exhausted));
             }
             attempt += 1;
-            self.apply(path, "started", attempt, None, Transition::StepStarted { path: path.into(), attempt }).await?;
+            self.apply(attempt, Transition::StepStarted { path: path.into(), attempt }).await?;
             let name = format!("step {}", step.name);
             let (step_ctx, span) = forge_core::context::span(ctx, &name);
             span.record("attempt", attempt);
@@ -219,7 +219,7 @@ impl Driving<'_> {
                 Ok(output) => {
                     let blob = self.engine.0.encrypt(ctx.tenant(), self.claim.run, path, &output)?;
                     let completed = Transition::StepCompleted { path: path.into(), output: blob, outbox };
-                    self.apply(path, "completed", attempt, None, completed).await?;
+                    self.apply(attempt, completed).await?;
                     return Ok(Some(output));
                 }
                 Err(e) => e,
@@ -255,12 +255,12 @@ impl Driving<'_> {
         let stop = |state, clear_intent| Transition::StepStopped { path: path.to_owned(), state, outbox, clear_intent };
         if let Some(request) = error.approval() {
             let state = StepState::AwaitingApproval { request: request.clone() };
-            self.apply(path, "awaiting_approval", attempt, None, stop(state, true)).await?;
+            self.apply(attempt, stop(state, true)).await?;
             return Ok(After::Parked);
         }
         if kind == ErrorKind::UnknownOutcome {
             let state = StepState::UnknownOutcome { report: error.report() };
-            self.apply(path, "unknown_outcome", attempt, Some(kind), stop(state, false)).await?;
+            self.apply(attempt, stop(state, false)).await?;
             let steps = parts.journal.steps(&self.claim.tenant, self.claim.run).await?;
             let open = steps.into_iter().find(|s| s.path == path).and_then(|s| s.intent);
             return Ok(open.map_or(After::Parked, After::LookUp));
@@ -269,9 +269,8 @@ impl Driving<'_> {
         let next = wait.map(|w| parts.clock.now().after(w));
         // a tool's own refusal or failure means that its effect was not made; of code with several calls nobody knows
         let clear = matches!(step.body, Body::Tool { .. });
-        let what = if wait.is_some() { "retrying" } else { "failed" };
         let report = error.report();
-        self.apply(path, what, attempt, Some(kind), stop(StepState::Failed { report, next }, clear)).await?;
+        self.apply(attempt, stop(StepState::Failed { report, next }, clear)).await?;
         wait.map(After::Retry).ok_or(error)
     }
 
@@ -300,7 +299,8 @@ impl Driving<'_> {
         intent: &Intent,
         outputs: &Outputs,
     ) -> Result<Looked> {
-        let tools = &self.engine.0.parts.tools;
+        let parts = &self.engine.0.parts;
+        let tools = &parts.tools;
         let probed = match &step.body {
             Body::Code(_) => {
                 Err(Error::new(ErrorKind::UnknownOutcome, "workflow.probe", "a step of code cannot be probed"))
@@ -312,7 +312,16 @@ impl Driving<'_> {
                     StepBooks::default(),
                     None,
                 );
-                tools.probe(ctx, tool, &args(outputs)?, intent, &options).await
+                let mut n = 0;
+                loop {
+                    n += 1;
+                    let probed = tools.probe(ctx, tool, &args(outputs)?, intent, &options).await;
+                    // looking is harmless: a far side that is busy is asked again before a person is
+                    match probed.as_ref().err().and_then(|e| step.tries.backoff(n, e)) {
+                        Some(wait) => parts.clock.sleep(wait).await,
+                        None => break probed,
+                    }
+                }
             }
         };
         let report = match probed {
@@ -320,16 +329,16 @@ impl Driving<'_> {
                 let output = output.content().clone();
                 let blob = self.engine.0.encrypt(ctx.tenant(), self.claim.run, path, &output)?;
                 let done = Transition::StepCompleted { path: path.into(), output: blob, outbox: owed };
-                self.apply(path, "completed", attempt, None, done).await?;
+                self.apply(attempt, done).await?;
                 return Ok(Looked::Done(output));
             }
             Ok((Probed::NotHappened, _)) => {
                 let e =
                     Error::new(ErrorKind::Unavailable, "workflow.probe", "the effect was not made; it is tried again");
-                let state = StepState::Failed { report: e.report(), next: Some(self.engine.0.parts.clock.now()) };
+                let state = StepState::Failed { report: e.report(), next: Some(parts.clock.now()) };
                 let stop =
                     Transition::StepStopped { path: path.into(), state, outbox: Outbox::default(), clear_intent: true };
-                self.apply(path, "retrying", attempt, Some(e.kind()), stop).await?;
+                self.apply(attempt, stop).await?;
                 return Ok(Looked::NotThere);
             }
             Ok((Probed::Unknown, _)) => {
@@ -340,7 +349,7 @@ impl Driving<'_> {
         };
         let state = StepState::UnknownOutcome { report };
         let stop = Transition::StepStopped { path: path.into(), state, outbox: Outbox::default(), clear_intent: false };
-        self.apply(path, "unknown_outcome", attempt, Some(ErrorKind::UnknownOutcome), stop).await?;
+        self.apply(attempt, stop).await?;
         Ok(Looked::Unknown)
     }
 
@@ -368,35 +377,23 @@ impl Driving<'_> {
         let now = clock.monotonic();
         let ran = now.saturating_sub(self.began);
         self.began = now;
-        let what = match state {
-            RunState::Running => "resumed",
-            RunState::Parked => "parked",
-            RunState::Completed => "completed",
-            RunState::Failed => "failed",
-            RunState::Cancelled => "cancelled",
-        };
-        let kind = error.as_ref().map(|r| r.kind);
-        self.apply("run", what, 0, kind, Transition::RunMoved { state, error, ran }).await
+        self.apply(0, Transition::RunMoved { state, error, ran }).await
     }
 
     /// Journals a change, then tells who listens.
-    async fn apply(
-        &self,
-        path: &str,
-        what: &str,
-        attempt: u32,
-        error: Option<ErrorKind>,
-        transition: Transition,
-    ) -> Result<()> {
+    async fn apply(&self, attempt: u32, transition: Transition) -> Result<()> {
         let parts = &self.engine.0.parts;
-        let now = parts.clock.now();
-        parts.journal.apply(&self.claim, now, transition).await?;
+        let at = parts.clock.now();
+        let event = {
+            let (path, what, error) = transition.event();
+            let error = error.map(|k| k.as_str().to_owned());
+            // the number is the journal's to give
+            RunEvent { seq: 0, at, path: path.to_owned(), what: what.to_owned(), attempt, error }
+        };
+        parts.journal.apply(&self.claim, at, transition).await?;
         self.engine.0.changed.notify_waiters();
         if let Some(observer) = &parts.observer {
             let run = RunRef { tenant: self.claim.tenant.clone(), run: self.claim.run };
-            let error = error.map(|k| k.as_str().to_owned());
-            let event =
-                forge_core::journal::RunEvent { seq: 0, at: now, path: path.into(), what: what.into(), attempt, error };
             observer(&run, &event);
         }
         Ok(())
