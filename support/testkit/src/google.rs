@@ -20,6 +20,7 @@ use ring::signature::{RSA_PKCS1_2048_8192_SHA256, RsaPublicKeyComponents};
 use rsa::RsaPrivateKey;
 use rsa::pkcs8::{DecodePrivateKey, EncodePrivateKey, LineEnding};
 use rsa::traits::PublicKeyParts;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
@@ -42,6 +43,7 @@ pub struct GoogleStandIn {
     shared: Arc<Shared>,
     serving: Serving,
     keys: PathBuf,
+    files: PathBuf,
 }
 
 struct Shared {
@@ -60,11 +62,13 @@ struct Drive {
     files: BTreeMap<String, Stored>,
 }
 
-#[derive(Clone)]
+#[derive(Clone, Serialize, Deserialize)]
 struct Stored {
     name: String,
     mime: String,
     folder: String,
+    /// Kept in a file of their own.
+    #[serde(skip)]
     bytes: Bytes,
     target: Option<String>,
     trashed: bool,
@@ -93,13 +97,27 @@ impl GoogleStandIn {
     /// If the port or the file cannot be had.
     pub async fn start(record: impl AsRef<Path>, faults: Vec<Fault>) -> std::io::Result<Self> {
         let path = record.as_ref();
-        let shared = Arc::new(Shared { record: Record::open(path, faults)?, state: Mutex::default() });
+        let files = path.with_extension("files");
+        std::fs::create_dir_all(&files)?;
+        let drive = Drive { files: load(&files)?, ..Drive::default() };
+        let shared = Arc::new(Shared { record: Record::open(path, faults)?, state: Mutex::new(drive) });
         let app = Router::new()
             .route("/token", post(token))
             .route("/drive/v3/files/{id}", get(file))
             .route("/drive/v3/files/{id}/export", get(export))
             .with_state(shared.clone());
-        Ok(Self { shared, serving: serve(app).await?, keys: path.with_extension("keys") })
+        Ok(Self { shared, serving: serve(app).await?, keys: path.with_extension("keys"), files })
+    }
+
+    /// Keeps a file, on the disk too: the next process finds it, as it would at Google.
+    fn keep(&self, id: &str, stored: Stored) {
+        let write = || -> std::io::Result<()> {
+            // the bytes first: what has a description is whole
+            std::fs::write(self.files.join(id), &stored.bytes)?;
+            std::fs::write(self.files.join(format!("{id}.json")), serde_json::to_vec(&stored)?)
+        };
+        write().expect("the stand-in's files can be written");
+        self.shared.drive().files.insert(id.to_owned(), stored);
     }
 
     /// `http://127.0.0.1:PORT`
@@ -156,7 +174,7 @@ impl GoogleStandIn {
             trashed: false,
             sha256: None,
         };
-        self.shared.drive().files.insert(id.clone(), stored);
+        self.keep(&id, stored);
         id
     }
 
@@ -172,7 +190,7 @@ impl GoogleStandIn {
             trashed: false,
             sha256: None,
         };
-        self.shared.drive().files.insert(id.clone(), stored);
+        self.keep(&id, stored);
         id
     }
 
@@ -199,6 +217,22 @@ impl GoogleStandIn {
     pub fn received(&self) -> Vec<Recorded> {
         self.shared.record.all()
     }
+}
+
+/// The files that earlier processes kept.
+fn load(dir: &Path) -> std::io::Result<BTreeMap<String, Stored>> {
+    let mut files = BTreeMap::new();
+    for entry in std::fs::read_dir(dir)? {
+        let path = entry?.path();
+        let Some(id) = path.file_name().and_then(|n| n.to_str()).and_then(|n| n.strip_suffix(".json")) else {
+            continue;
+        };
+        // one that a crash tore was never handed out
+        let Ok(mut stored) = serde_json::from_slice::<Stored>(&std::fs::read(&path)?) else { continue };
+        stored.bytes = std::fs::read(dir.join(id))?.into();
+        files.insert(id.to_owned(), stored);
+    }
+    Ok(files)
 }
 
 fn id(parts: &[&[u8]]) -> String {
