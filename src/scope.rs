@@ -176,7 +176,10 @@ impl Scope<'_> {
     /// `TenantMismatch`, `PolicyDenied`.
     pub async fn audit(&self, owner: &TenantId, from_seq: u64, limit: usize) -> Result<Vec<AuditRow>> {
         self.read("audit.read", "audit", owner).await?;
-        self.forge.parts().audit.read(&self.ctx, from_seq, limit).await
+        let audit = &self.forge.parts().audit;
+        // what was decided before this question is in the answer
+        audit.flush().await?;
+        audit.read(&self.ctx, from_seq, limit).await
     }
 
     /// Checks the whole chain of a tenant's audit rows.
@@ -185,7 +188,9 @@ impl Scope<'_> {
     /// `TenantMismatch`, `PolicyDenied`; `Unavailable`.
     pub async fn verify_audit(&self, owner: &TenantId) -> Result<ChainReport> {
         self.read("audit.read", "audit", owner).await?;
-        self.forge.parts().audit.verify(&self.ctx).await
+        let audit = &self.forge.parts().audit;
+        audit.flush().await?;
+        audit.verify(&self.ctx).await
     }
 
     /// Writes a tenant's audit rows to a file, in the format of `docs/formats.md`; returns how many.
