@@ -77,6 +77,9 @@ async fn every_flipped_byte_and_every_cut_is_noticed_and_a_new_put_mends_it() {
         std::fs::write(&path, &good[..i]).unwrap();
         assert_eq!(blobs.get(&acme, &blob).await.unwrap_err().kind(), ErrorKind::Corrupt, "cut at {i}");
     }
+    let other = blobs.put(&acme, "CONTRACT".into()).await.unwrap();
+    std::fs::copy(file(&dir, "acme", &other), &path).unwrap();
+    assert_eq!(blobs.get(&acme, &blob).await.unwrap_err().kind(), ErrorKind::Corrupt, "another blob in its place");
     blobs.put(&acme, "contract".into()).await.unwrap();
     assert_eq!(blobs.get(&acme, &blob).await.unwrap(), "contract");
 }

@@ -189,7 +189,7 @@ async fn what_is_owed_comes_in_order_until_it_is_paid_and_an_id_never_comes_back
     w.store.paid(&owed.iter().map(|o| o.id).collect::<Vec<_>>()).await.unwrap();
     let rest = w.store.owed(10).await.unwrap();
     assert_eq!(rest.iter().map(|o| o.outbox.audit[0].attempt).collect::<Vec<_>>(), [3, 4]);
-    let paid: Vec<u64> = rest.iter().map(|o| o.id).collect();
+    let paid: Vec<u64> = owed.iter().chain(&rest).map(|o| o.id).collect();
     w.store.paid(&paid).await.unwrap();
     w.store.apply(&claim, w.now(), started(1)).await.unwrap();
     w.store.apply(&claim, w.now(), completed("x")).await.unwrap();

@@ -117,7 +117,9 @@ async fn a_failure_is_retried_later_and_then_a_dead_letter_that_can_be_replayed(
     let acme = ctx("acme");
     let id = w.store.enqueue(&acme, task("index", json!(1)).with_max_retries(1)).await.unwrap();
     let retry = || Nack::Retry { after: Duration::from_secs(5), report: broken().report() };
-    w.store.nack(&lease_one(&w.store).await, retry()).await.unwrap();
+    let first = lease_one(&w.store).await;
+    assert!(lease(&w.store, 1).await.is_empty(), "the queue believes that nothing is due before the lease runs out");
+    w.store.nack(&first, retry()).await.unwrap();
     assert!(lease(&w.store, 1).await.is_empty(), "not before its time");
     w.clock.advance(Duration::from_secs(5));
     let last = lease_one(&w.store).await;
@@ -305,6 +307,11 @@ async fn an_idle_worker_wakes_for_its_own_process_and_for_others() {
     let begun = clock.monotonic();
     store.wait(Duration::from_secs(60)).await;
     assert_eq!(clock.monotonic() - begun, Duration::from_millis(200), "noticed at the first look");
+    store.ack(&lease_one(&store).await, json!(null)).await.unwrap();
+    assert!(lease(&store, 1).await.is_empty());
+    let begun = clock.monotonic();
+    store.wait(Duration::from_secs(3)).await;
+    assert_eq!(clock.monotonic() - begun, Duration::from_secs(3), "idle again");
 
     let w = World::new().await;
     w.store.enqueue(&ctx("acme"), task("index", json!(1))).await.unwrap();

@@ -413,6 +413,23 @@ async fn a_cancelled_run_ends_and_sends_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_shutdown_that_cuts_a_step_off_loses_nothing() {
+    let w = World::new(FakePolicy::allow_all());
+    *w.far.hang.lock().unwrap() = Some(Hang::After);
+    let engine = w.process(review()).await;
+    let reference = start(&engine).await.reference().clone();
+    while w.sent() == 0 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    engine.shutdown(Duration::from_millis(10)).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    *w.far.hang.lock().unwrap() = None;
+    let run = goes_on(&w, &reference).await;
+    assert!(matches!(run.wait().await.unwrap(), Outcome::Completed), "cut off is not cancelled");
+    assert_eq!(w.sent(), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_run_waits_for_a_host_that_has_its_definition() {
     let w = World::new(FakePolicy::allow_all());
     let reference = crash_at(&w, "lawyer/compose", "completed");

@@ -42,7 +42,9 @@ struct Inner {
     record: ContextRecord,
     deadline: Option<Timestamp>,
     cancel: CancellationToken,
-    /// Counts the calls of the request, so that each has a key of its own; children count with their parent.
+    /// What was unsealed: the task or the run that goes on elsewhere. Its calls are not those of the request's own process.
+    scope: Arc<str>,
+    /// Counts the calls in that scope, so that each has a key of its own; children count with their parent.
     ordinals: Arc<AtomicU64>,
 }
 
@@ -67,11 +69,12 @@ impl ExecutionContext {
         let trace = TraceContext::derived(&[b"request", request_id.as_bytes()]);
         let record =
             ContextRecord { principal, request_id, case_id: None, session_id: None, on_behalf_of: None, trace };
-        Self::from_record(record)
+        Self::from_record(record, "")
     }
 
-    fn from_record(record: ContextRecord) -> Self {
-        Self(Arc::new(Inner { record, deadline: None, cancel: CancellationToken::new(), ordinals: Arc::default() }))
+    fn from_record(record: ContextRecord, scope: &str) -> Self {
+        let (cancel, ordinals) = (CancellationToken::new(), Arc::default());
+        Self(Arc::new(Inner { record, deadline: None, cancel, scope: scope.into(), ordinals }))
     }
 
     fn edit(&self, change: impl FnOnce(&mut Inner)) -> Self {
@@ -212,13 +215,15 @@ impl ExecutionContext {
         }
     }
 
-    /// A key for the next call of this request, outside a workflow: the request and the call's ordinal in it.
+    /// A key for the next call outside a workflow: the request, the task that it runs in, and the call's ordinal there. A task that
+    /// is delivered again makes its calls under the same keys.
     pub fn next_operation(&self) -> OperationKey {
         let n = self.0.ordinals.fetch_add(1, Ordering::Relaxed);
         OperationKey::derived(&[
             b"call",
             self.tenant().as_str().as_bytes(),
             self.request_id().as_bytes(),
+            self.0.scope.as_bytes(),
             &n.to_be_bytes(),
         ])
     }

@@ -77,7 +77,7 @@ impl SealedContext {
         if header.not_after <= now {
             return refuse("the seal is past its time");
         }
-        Ok(ExecutionContext::from_record(header.context))
+        Ok(ExecutionContext::from_record(header.context, &bound.id))
     }
 }
 
@@ -99,7 +99,15 @@ mod tests {
     #[test]
     fn a_seal_holds_for_its_own_body_queue_and_time_only() {
         let (s, bound, keys) = sealed(b"body");
-        assert_eq!(s.open(&bound, &keys, Timestamp::from_nanos(2)).unwrap().tenant(), &"acme");
+        let opened = || s.open(&bound, &keys, Timestamp::from_nanos(2)).unwrap();
+        assert_eq!(opened().tenant(), &"acme");
+        let key = opened().next_operation();
+        assert_eq!(
+            opened().next_operation(),
+            key,
+            "a task that is delivered again makes its calls under the same keys"
+        );
+        assert_ne!(crate::testing::context("acme", "ana", "analyst").next_operation(), key);
         let other = SealedFor { body: Digest::of(b"other"), ..bound.clone() };
         assert_eq!(s.open(&other, &keys, Timestamp::from_nanos(2)).unwrap_err().kind(), ErrorKind::Unauthenticated);
         assert_eq!(s.open(&bound, &keys, Timestamp::from_nanos(9)).unwrap_err().kind(), ErrorKind::Unauthenticated);

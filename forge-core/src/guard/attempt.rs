@@ -45,6 +45,8 @@ impl Tries {
         }
         match error.retry() {
             Retryability::Never | Retryability::Exhausted => None,
+            // longer than any backoff, or an open circuit: the caller is told instead of kept waiting
+            Retryability::After(d) if d > self.cap || error.operation() == "guard.breaker" => None,
             Retryability::After(d) => Some(d),
             Retryability::Transient => {
                 let ceiling = self.base.saturating_mul(1_u32.checked_shl(n - 1).unwrap_or(u32::MAX)).min(self.cap);
@@ -172,7 +174,7 @@ where
     attempt_span.record("attempt", n);
     let work = AssertUnwindSafe(call(inner, n)).catch_unwind().instrument(attempt_span.clone());
     let outcome = tokio::select! {
-        outcome = work => outcome.unwrap_or_else(|_| Err(Error::unexpected("guard.attempt", "the call panicked"))),
+        outcome = work => outcome.unwrap_or_else(|_| Err(cut_off(bounds, ErrorKind::Unexpected, "the call panicked"))),
         () = bounds.clock.sleep(limit) => Err(cut_off(bounds, ErrorKind::Timeout, "no answer within the time limit")
             .with("limit_ms", limit.as_millis().to_string())),
         () = ctx.cancellation().cancelled() => Err(cut_off(bounds, ErrorKind::Cancelled, "the request was cancelled")),

@@ -175,12 +175,17 @@ impl Guard {
         };
         let event = AuditEvent::Approval { answer: word.into(), digest };
         // its own operation: the question's rows belong to the one who asked
-        let key =
-            OperationKey::derived(&[b"answer", id.as_bytes(), ctx.employee().as_str().as_bytes(), word.as_bytes()]);
+        let key = OperationKey::derived(&[
+            b"answer",
+            id.as_bytes(),
+            ctx.employee().as_str().as_bytes(),
+            digest.as_bytes(),
+            word.as_bytes(),
+        ]);
         let record = AuditRecord::new(ctx, parts.clock.now(), key, 1, "approval.decide", asked.resource, event);
-        let answered = parts.approvals.answer(ctx, id, digest, answer).await?;
+        // the row first: an answer without one does not count, and a row whose answer was refused shows who tried
         parts.audit.append(ctx, record, Durability::Durable).await?;
-        Ok(answered)
+        parts.approvals.answer(ctx, id, digest, answer).await
     }
 }
 

@@ -263,6 +263,9 @@ impl Guard {
         let id = ApprovalId::derived(&[
             b"approval",
             ctx.tenant().as_str().as_bytes(),
+            ctx.employee().as_str().as_bytes(),
+            facts.action.as_bytes(),
+            facts.resource.as_bytes(),
             facts.key.as_str().as_bytes(),
             digest.as_bytes(),
         ]);
@@ -357,6 +360,10 @@ impl Guard {
     {
         let parts = self.parts();
         let phases = op.guarding.phases();
+        // first a place among the tenant's own calls, then what all tenants share
+        let lane = (ctx.tenant().clone(), op.resource.to_owned());
+        let _lane_permit = self.resilience().permit(&lane).await?;
+        ctx.check("guard.permit", parts.clock.now())?;
         seen.phase = "quota";
         let permit = match (phases.billed, &op.billed) {
             (true, Some(resource)) => {
@@ -377,8 +384,6 @@ impl Guard {
             }
             _ => None,
         };
-        let lane = (ctx.tenant().clone(), op.resource.to_owned());
-        let _lane_permit = self.resilience().permit(&lane).await?;
 
         seen.phase = "executed";
         let row = self.decision_row(ctx, &facts, &seen, Verdict::Allow);
@@ -418,8 +423,10 @@ impl Guard {
         open.close(closing);
         if matches!(options.books, Books::Direct) && op.effect != Effect::Read {
             // an effect was made: its outcome is on the disk before the caller goes on
-            parts.audit.flush().await?;
-            parts.ledger.flush().await?;
+            // an error here must not hide the answer: whoever is told "failed" does it again
+            if let Err(e) = parts.audit.flush().await.and(parts.ledger.flush().await) {
+                tracing::error!(error = %e, resource = op.resource, "the books of a call that was made are behind");
+            }
         }
         outcome.map(|(content, _)| content)
     }

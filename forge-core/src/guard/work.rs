@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use serde_json::{Value, json};
 
 use super::run::{Answered, Operation};
-use super::{CallOptions, Guarded, Guarding};
+use super::{CallOptions, Guarded, Guarding, Tries};
 use crate::model::{Completion, CompletionRequest, LanguageModel, ModelCapability};
 use crate::queue::{NewTask, QueueCapability, QueueDepth, TaskQueue, TaskStatus};
 use crate::tool::Effect;
@@ -104,13 +104,14 @@ impl LanguageModel for Guarded<dyn LanguageModel> {
 #[async_trait]
 impl TaskQueue for Guarded<dyn TaskQueue> {
     async fn enqueue(&self, ctx: &ExecutionContext, task: NewTask) -> Result<TaskId> {
+        // a repeat without a unique key would be a second task
+        let tries = if task.unique.is_some() { Tries::default() } else { Tries::ONCE };
         let op = Operation {
             guarding: Guarding::Enqueue,
             span: "enqueue",
             action: "task.enqueue",
             resource: task.name.as_str(),
             effect: Effect::Write,
-            // a repeat without a unique key would be a second task: one attempt settles it
             idempotent: task.unique.is_some(),
             payload: task.payload.clone(),
             schema: None,
@@ -123,7 +124,7 @@ impl TaskQueue for Guarded<dyn TaskQueue> {
         };
         let content = self
             .guard
-            .run(ctx, op, CallOptions::default(), |ctx, prepared, _| {
+            .run(ctx, op, CallOptions::default().with_tries(tries), |ctx, prepared, _| {
                 let (inner, mut task) = (self.inner.clone(), task.clone());
                 async move {
                     task.payload = Value::clone(&prepared.payload);

@@ -15,6 +15,7 @@ use forge_core::{EmployeeId, Error, ErrorKind, ExecutionContext, Result, Retryab
 use futures::FutureExt;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument;
 
 use super::context::Place;
@@ -30,6 +31,8 @@ enum Pass {
     Parked,
     /// The host is shutting down; the run stays as it is.
     Left,
+    /// A step was given up.
+    Failed(Error),
 }
 
 /// The run in hand.
@@ -50,8 +53,9 @@ pub(super) async fn drive(engine: &Engine, tenant: &TenantId, run: RunId, token:
     let mut driving =
         Driving { engine, claim: claim.clone(), record, token: token.clone(), began: parts.clock.monotonic() };
     let heart = engine.0.tasks.spawn(heartbeat(engine.clone(), claim.clone(), token.clone()));
+    let heart = AbortOnDropHandle::new(heart);
     let outcome = driving.until_rest().await;
-    heart.abort();
+    drop(heart);
     match parts.journal.release(&claim).await {
         Err(e) if outcome.is_ok() && e.kind() != ErrorKind::LeaseLost => Err(e),
         _ => outcome,
@@ -90,8 +94,12 @@ impl Driving<'_> {
             Ok(Pass::Left) => return Ok(()),
             Ok(Pass::Completed) => (RunState::Completed, None),
             Ok(Pass::Parked) => (RunState::Parked, None),
+            Ok(Pass::Failed(e)) if e.kind() == ErrorKind::Cancelled => (RunState::Cancelled, Some(e)),
+            Ok(Pass::Failed(e)) => (RunState::Failed, Some(e)),
             // another host has it now, or the journal does not answer: this one must not write
-            Err(e) if matches!(e.kind(), ErrorKind::LeaseLost | ErrorKind::Conflict) => return Err(e),
+            Err(e) if matches!(e.kind(), ErrorKind::LeaseLost | ErrorKind::Conflict | ErrorKind::Unavailable) => {
+                return Err(e);
+            }
             // nothing is lost by a deploy: the run waits for a host that has its definition
             Err(e) if e.kind() == ErrorKind::DefinitionChanged => (RunState::Parked, Some(e)),
             Err(e) if e.kind() == ErrorKind::Cancelled => (RunState::Cancelled, Some(e)),
@@ -132,6 +140,8 @@ impl Driving<'_> {
 
     async fn walk(&mut self, ctx: &ExecutionContext) -> Result<Pass> {
         let shared = &self.engine.0;
+        // a cancelled run needs no definition to end
+        self.may_go_on(ctx).await?;
         let definition = shared.definition(&self.record)?;
         let (tenant, run) = (self.claim.tenant.clone(), self.claim.run);
         let mut outputs = Outputs::new(shared.decrypt(&tenant, run, "input", &self.record.run.input)?);
@@ -146,9 +156,10 @@ impl Driving<'_> {
                     None => {
                         let work = self.step(&stage_ctx, step, &path, before, &outputs).instrument(stage_span.clone());
                         match work.await? {
-                            Some(output) => output,
-                            None if shared.stopping.is_cancelled() => return Ok(Pass::Left),
-                            None => return Ok(Pass::Parked),
+                            Done::Output(output) => output,
+                            Done::Failed(e) => return Ok(Pass::Failed(e)),
+                            Done::Waits if shared.stopping.is_cancelled() => return Ok(Pass::Left),
+                            Done::Waits => return Ok(Pass::Parked),
                         }
                     }
                 };
@@ -174,7 +185,7 @@ impl Driving<'_> {
         Ok((ctx, span))
     }
 
-    /// One step, tried until it is done, given up or parked (`None`: parked, or left for a shutdown).
+    /// One step, tried until it is done, given up or parked. An error is the engine's own: the run stays resumable.
     async fn step(
         &self,
         ctx: &ExecutionContext,
@@ -182,7 +193,7 @@ impl Driving<'_> {
         path: &str,
         before: Option<&StepRecord>,
         outputs: &Outputs,
-    ) -> Result<Option<Value>> {
+    ) -> Result<Done> {
         let parts = &self.engine.0.parts;
         let mut attempt = before.map_or(0, |s| s.attempt);
         let mut intent = before.and_then(|s| s.intent.clone());
@@ -190,19 +201,19 @@ impl Driving<'_> {
         loop {
             self.may_go_on(ctx).await?;
             if self.engine.0.stopping.is_cancelled() {
-                return Ok(None);
+                return Ok(Done::Waits);
             }
             if let Some(open) = intent.take() {
                 match self.look_up(ctx, step, path, attempt, &open, outputs).await? {
-                    Looked::Done(output) => return Ok(Some(output)),
+                    Looked::Done(output) => return Ok(Done::Output(output)),
                     Looked::NotThere => {}
-                    Looked::Unknown => return Ok(None),
+                    Looked::Unknown => return Ok(Done::Waits),
                 }
             }
             if attempt >= parts.limits.attempts {
                 let e =
                     Error::new(ErrorKind::Unavailable, "workflow.step", "the step was begun too often without an end");
-                return Err(e.with("step", path.to_owned()).with_retry(Retryability::Exhausted));
+                return Ok(Done::Failed(e.with("step", path.to_owned()).with_retry(Retryability::Exhausted)));
             }
             attempt += 1;
             self.apply(attempt, Transition::StepStarted { path: path.into(), attempt }).await?;
@@ -220,14 +231,19 @@ impl Driving<'_> {
                     let blob = self.engine.0.encrypt(ctx.tenant(), self.claim.run, path, &output)?;
                     let completed = Transition::StepCompleted { path: path.into(), output: blob, outbox };
                     self.apply(attempt, completed).await?;
-                    return Ok(Some(output));
+                    return Ok(Done::Output(output));
                 }
                 Err(e) => e,
             };
             span.record("error", error.kind().as_str());
+            if self.token.is_cancelled() && !self.is_cancel_requested().await? {
+                // cut off, not cancelled: nothing is journalled, so that whoever comes next finds an interrupted try
+                return Err(cut_off());
+            }
             failures += 1;
             match self.stopped(step, path, attempt, failures, error, outbox).await? {
-                After::Parked => return Ok(None),
+                After::Parked => return Ok(Done::Waits),
+                After::GivenUp(e) => return Ok(Done::Failed(e)),
                 After::LookUp(open) => intent = Some(open),
                 After::Retry(wait) => {
                     tokio::select! {
@@ -240,7 +256,7 @@ impl Driving<'_> {
         }
     }
 
-    /// Journals a try that did not complete and says what follows; an error ends the run.
+    /// Journals a try that did not complete and says what follows.
     async fn stopped(
         &self,
         step: &StepDef,
@@ -263,7 +279,13 @@ impl Driving<'_> {
             self.apply(attempt, stop(state, false)).await?;
             let steps = parts.journal.steps(&self.claim.tenant, self.claim.run).await?;
             let open = steps.into_iter().find(|s| s.path == path).and_then(|s| s.intent);
-            return Ok(open.map_or(After::Parked, After::LookUp));
+            // an intent is written before any effect that cannot be repeated: without one nothing was sent
+            let harmless = matches!(&step.body, Body::Tool { tool, .. } if parts.tools.is_repeatable(tool));
+            return Ok(match open {
+                Some(open) => After::LookUp(open),
+                None if harmless && failures < step.tries.max => After::Retry(step.tries.base),
+                None => After::Parked,
+            });
         }
         let wait = step.tries.backoff(failures, &error);
         let next = wait.map(|w| parts.clock.now().after(w));
@@ -271,7 +293,7 @@ impl Driving<'_> {
         let clear = matches!(step.body, Body::Tool { .. });
         let report = error.report();
         self.apply(attempt, stop(StepState::Failed { report, next }, clear)).await?;
-        wait.map(After::Retry).ok_or(error)
+        Ok(wait.map_or(After::GivenUp(error), After::Retry))
     }
 
     /// The step's body, here or through the queue: one code path.
@@ -353,6 +375,11 @@ impl Driving<'_> {
         Ok(Looked::Unknown)
     }
 
+    async fn is_cancel_requested(&self) -> Result<bool> {
+        let journal = &self.engine.0.parts.journal;
+        Ok(journal.run(&self.claim.tenant, self.claim.run).await?.cancel_requested)
+    }
+
     /// Cancelled, out of time, or free to go on.
     async fn may_go_on(&self, ctx: &ExecutionContext) -> Result<()> {
         let parts = &self.engine.0.parts;
@@ -361,7 +388,7 @@ impl Driving<'_> {
             return Err(Error::new(ErrorKind::Cancelled, "workflow.run", "the run was cancelled"));
         }
         if self.token.is_cancelled() {
-            return Err(Error::new(ErrorKind::LeaseLost, "workflow.run", "the run was taken over or cut off"));
+            return Err(cut_off());
         }
         let ran = record.running + parts.clock.monotonic().saturating_sub(self.began);
         if ran > parts.limits.running {
@@ -400,13 +427,27 @@ impl Driving<'_> {
     }
 }
 
+/// The claim is another's, or the host is going down with the step in its hands.
+fn cut_off() -> Error {
+    Error::new(ErrorKind::LeaseLost, "workflow.run", "the run was taken over or cut off")
+}
+
 enum Looked {
     Done(Value),
     NotThere,
     Unknown,
 }
 
+/// How a step ended, or why it does not go on.
+enum Done {
+    Output(Value),
+    Failed(Error),
+    /// For a person, or for the next start.
+    Waits,
+}
+
 enum After {
+    GivenUp(Error),
     Retry(Duration),
     LookUp(Intent),
     Parked,

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use forge_core::{
     ApprovalId, Clock, Digest, Error, ErrorKind, ExecutionContext, Principal, PrincipalResolver, RequestId, Result,
     RunId, SealedContext, SealedFor, Slug, TenantId,
 };
+use futures::FutureExt;
 use serde::Serialize;
 use serde_json::Value;
 use tokio::sync::Notify;
@@ -165,18 +167,27 @@ impl Engine {
         let left = parts.journal.resumable(&parts.owner, parts.clock.now(), 10_000).await?;
         let mut resumed = 0;
         for (tenant, run) in left {
-            let record = parts.journal.run(&tenant, run).await?;
-            let known_again = || {
-                let changed = record.error.as_ref().is_some_and(|e| e.kind == ErrorKind::DefinitionChanged);
-                changed && self.0.definition(&record).is_ok()
-            };
-            let free = record.state == RunState::Running || record.cancel_requested || known_again();
-            if free || self.is_answered(&tenant, run).await? {
-                self.spawn(tenant, run);
-                resumed += 1;
+            match self.take_over_one(&tenant, run).await {
+                Ok(taken) => resumed += usize::from(taken),
+                // one run that cannot be read must not keep the others, or the host, from going on
+                Err(e) => tracing::error!(%tenant, %run, error = %e, "a run cannot be resumed"),
             }
         }
         Ok(resumed)
+    }
+
+    async fn take_over_one(&self, tenant: &TenantId, run: RunId) -> Result<bool> {
+        let record = self.0.parts.journal.run(tenant, run).await?;
+        let known_again = || {
+            let changed = record.error.as_ref().is_some_and(|e| e.kind == ErrorKind::DefinitionChanged);
+            changed && self.0.definition(&record).is_ok()
+        };
+        let free = record.state == RunState::Running || record.cancel_requested || known_again();
+        let goes_on = free || self.is_answered(tenant, run).await?;
+        if goes_on {
+            self.spawn(tenant.clone(), run);
+        }
+        Ok(goes_on)
     }
 
     /// Whether the approval that a parked run waits for was answered while nobody was there to go on.
@@ -341,7 +352,10 @@ impl Engine {
         }
         let engine = self.clone();
         self.0.tasks.spawn(async move {
-            let outcome = drive::drive(&engine, &tenant, run, &token).await;
+            // an observer's panic is the host's bug; the run stays resumable all the same
+            let outcome = AssertUnwindSafe(drive::drive(&engine, &tenant, run, &token)).catch_unwind().await;
+            let outcome =
+                outcome.unwrap_or_else(|_| Err(Error::unexpected("workflow.run", "driving the run panicked")));
             engine.0.driving().remove(&run);
             engine.0.changed.notify_waiters();
             if let Err(e) = outcome {

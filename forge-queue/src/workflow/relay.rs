@@ -42,10 +42,25 @@ pub(super) async fn drain(engine: &Engine) -> Result<()> {
         if owed.is_empty() {
             return Ok(());
         }
+        let mut failed = None;
+        let mut paid = 0;
         for row in owed {
-            let id = row.id;
-            pay(engine, row).await?;
-            journal.paid(&[id]).await?;
+            let (id, tenant) = (row.id, row.tenant.clone());
+            match pay(engine, row).await {
+                Ok(()) => {
+                    journal.paid(&[id]).await?;
+                    paid += 1;
+                }
+                // one tenant's row that cannot be written must not hold up another's
+                Err(e) => {
+                    tracing::warn!(%tenant, row = id, error = %e, "an outbox row could not be relayed; it stays owed");
+                    failed = Some(e);
+                }
+            }
+        }
+        match failed {
+            Some(e) if paid == 0 => return Err(e),
+            _ => {}
         }
     }
 }

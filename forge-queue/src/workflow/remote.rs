@@ -69,7 +69,16 @@ async fn ask(engine: &Engine, ctx: &ExecutionContext, claim: &Claim, path: &str,
     let id = parts.queue.enqueue(ctx, new).await?;
     let mut pause = Duration::from_millis(5);
     loop {
-        match parts.queue.status(ctx, id).await?.state {
+        let state = match parts.queue.status(ctx, id).await {
+            Ok(status) => status.state,
+            // the worker goes on whether we can look or not
+            Err(e) if e.kind() == ErrorKind::Unavailable => {
+                tracing::warn!(error = %e, "a queued step could not be looked at; trying again");
+                TaskState::Leased
+            }
+            Err(e) => return Err(e),
+        };
+        match state {
             TaskState::Succeeded { result } => {
                 return serde_json::from_value(result).map_err(|e| {
                     Error::new(ErrorKind::Corrupt, "workflow.queued", "the answer has another shape").with_source(e)

@@ -36,8 +36,12 @@ fn commit(db: &mut Connection, batch: Vec<Job>) {
     let begun = db.transaction_with_behavior(TransactionBehavior::Immediate).map_err(error("sqlite.begin"));
     let (answers, verdict): (Vec<Answer>, _) = match begun {
         Ok(tx) => {
-            let answers = batch.into_iter().map(|job| job(Ok(&tx))).collect();
-            (answers, tx.commit().map_err(error("sqlite.commit")).map_err(Arc::new))
+            let mut gone = None;
+            let answers = batch.into_iter().map(|job| run_one(&tx, job, &mut gone)).collect();
+            match gone {
+                Some(e) => (answers, Err(e)),
+                None => (answers, tx.commit().map_err(error("sqlite.commit")).map_err(Arc::new)),
+            }
         }
         Err(e) => {
             let e = Arc::new(e);
@@ -47,6 +51,23 @@ fn commit(db: &mut Connection, batch: Vec<Job>) {
     for answer in answers {
         answer(verdict.clone());
     }
+}
+
+/// A full disk or a failed read makes SQLite end the whole transaction by itself: nothing of the batch may run outside it.
+fn run_one(tx: &Transaction<'_>, job: Job, gone: &mut Option<Arc<Error>>) -> Answer {
+    let answer = job(match gone {
+        Some(e) => Err(e.clone()),
+        None => Ok(tx),
+    });
+    if gone.is_none() && tx.is_autocommit() {
+        let e = Error::new(
+            ErrorKind::Unavailable,
+            "sqlite.write",
+            "the database gave the transaction up; nothing of it was written",
+        );
+        *gone = Some(Arc::new(e.with_adapter("sqlite")));
+    }
+    answer
 }
 
 /// Runs one job in a savepoint: its error undoes its own writes.
