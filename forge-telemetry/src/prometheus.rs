@@ -18,8 +18,9 @@ pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; cha
 
 /// Seconds; from a cache hit to a slow model.
 const BUCKETS: [f64; 12] = [0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
-/// Distinct tenants before the rest is counted together.
+/// The default of [`PrometheusMetrics::with_tenant_cap`].
 const TENANTS: usize = 1000;
+/// No tenant has this name: an id never begins with an underscore.
 const OTHER: &str = "_other";
 
 type Names = Vec<(&'static str, String)>;
@@ -33,11 +34,17 @@ enum Series {
 }
 
 /// The metrics of one host, in a registry of its own.
+///
+/// What does not fit is dropped and counted in `forge_telemetry_dropped_measurements_total`: a wrong number of labels, a counter that
+/// would fall, a metric of another kind, a duration below
+/// zero, a value that is no finite number. Histograms have the buckets 1, 5, 10, 50, 100, 250 and
+/// 500 ms, 1, 2.5, 5, 10 and 30 s.
 pub struct PrometheusMetrics {
     registry: Registry,
     series: BTreeMap<Metric, Series>,
     dropped: Counter,
     tenants: Mutex<BTreeSet<String>>,
+    cap: usize,
 }
 
 impl Default for PrometheusMetrics {
@@ -76,10 +83,18 @@ impl PrometheusMetrics {
         let dropped = Counter::default();
         registry.register(
             "forge_telemetry_dropped_measurements",
-            "measurements with wrong labels or of a wrong kind",
+            "measurements with wrong labels, of a wrong kind or without a finite value",
             dropped.clone(),
         );
-        Self { registry, series, dropped, tenants: Mutex::default() }
+        Self { registry, series, dropped, tenants: Mutex::default(), cap: TENANTS }
+    }
+
+    /// How many tenants, the first ones seen, have series of their own; the rest is counted together as tenant `_other`. 1,000 unless
+    /// set. Beyond it the sums of the process still hold, a late tenant's do not exist.
+    #[must_use]
+    pub fn with_tenant_cap(mut self, tenants: usize) -> Self {
+        self.cap = tenants;
+        self
     }
 
     /// The exposition, ending with `# EOF`. A metric without a measurement yet is there with its help and type, so that a dashboard
@@ -93,9 +108,12 @@ impl PrometheusMetrics {
             .map_err(|e| Error::unexpected("metrics.encode", "the exposition does not encode").with_source(e))?;
         let end = "# EOF\n";
         text.truncate(text.len() - text.strip_suffix(end).map_or(0, |_| end.len()));
+        // by line, since a label may hold such words too; it cannot hold the end of a line
+        let typed = |l: &str| l.strip_prefix("# TYPE ").and_then(|l| l.split(' ').next()).map(str::to_owned);
+        let present: BTreeSet<String> = text.lines().filter_map(typed).collect();
         for metric in Metric::ALL {
             let (name, kind, help, _) = metric.describe();
-            if !text.contains(&format!("# TYPE {name} ")) {
+            if !present.contains(name) {
                 let kind = match kind {
                     MetricKind::Counter => "counter",
                     MetricKind::Gauge => "gauge",
@@ -127,7 +145,7 @@ impl PrometheusMetrics {
     /// A flood of tenants must not become a flood of series.
     fn tenant(&self, tenant: &str) -> String {
         let mut known = self.tenants.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.len() < TENANTS && !known.contains(tenant) {
+        if known.len() < self.cap && !known.contains(tenant) {
             known.insert(tenant.to_owned());
         }
         if known.contains(tenant) { tenant.to_owned() } else { OTHER.to_owned() }
@@ -137,6 +155,7 @@ impl PrometheusMetrics {
 impl Metrics for PrometheusMetrics {
     fn add(&self, metric: Metric, labels: Labels<'_>, amount: f64) {
         let added = match self.series.get(&metric) {
+            _ if !amount.is_finite() => None,
             Some(Series::Counter(family)) if amount >= 0.0 => {
                 self.label(metric, labels).map(|names| family.get_or_create(&names).inc_by(amount))
             }
@@ -152,7 +171,7 @@ impl Metrics for PrometheusMetrics {
 
     fn observe(&self, metric: Metric, labels: Labels<'_>, seconds: f64) {
         let observed = match self.series.get(&metric) {
-            Some(Series::Histogram(family)) => {
+            Some(Series::Histogram(family)) if seconds.is_finite() && seconds >= 0.0 => {
                 self.label(metric, labels).map(|names| family.get_or_create(&names).observe(seconds))
             }
             _ => None,
@@ -219,12 +238,41 @@ mod tests {
         let m = PrometheusMetrics::new();
         m.add(Metric::Findings, &["acme"], 1.0);
         m.observe(Metric::Findings, &["acme", "EMAIL"], 1.0);
+        m.add(Metric::ToolDuration, &["acme", "weather"], 1.0);
+        for bad in [-1.0, f64::NAN, f64::INFINITY] {
+            m.add(Metric::Findings, &["acme", "EMAIL"], bad);
+            m.observe(Metric::ToolDuration, &["acme", "weather"], bad);
+        }
         for n in 0..TENANTS + 5 {
             m.add(Metric::Findings, &[&format!("t{n}"), "EMAIL"], 1.0);
         }
         let text = m.encode().unwrap();
-        assert!(text.contains("forge_telemetry_dropped_measurements_total 2"), "{text}");
+        assert!(text.contains("forge_telemetry_dropped_measurements_total 9"), "{text}");
+        assert!(!text.contains(r#"tenant="acme""#), "nothing of what was dropped has a series");
         assert!(text.contains(r#"forge_dlp_findings_total{tenant="_other",kind="EMAIL"} 5.0"#));
+    }
+
+    #[test]
+    fn the_cap_holds_for_all_metrics_together() {
+        let m = PrometheusMetrics::new().with_tenant_cap(1);
+        m.add(Metric::Findings, &["acme", "EMAIL"], 1.0);
+        m.add(Metric::UsageEvents, &["globex", "weather"], 1.0);
+        m.add(Metric::UsageEvents, &["acme", "weather"], 1.0);
+        let text = m.encode().unwrap();
+        assert!(!text.contains("globex") && text.contains(r#"{tenant="_other",resource="weather"} 1.0"#), "{text}");
+        assert!(text.contains(r#"{tenant="acme",resource="weather"} 1.0"#), "{text}");
+    }
+
+    #[test]
+    fn a_label_cannot_forge_a_line() {
+        let m = PrometheusMetrics::new();
+        let hostile =
+            "x\n# TYPE forge_queue_tasks gauge\n# EOF\nforge_queue_tasks 7 # TYPE forge_workflow_runs counter ";
+        m.add(Metric::Findings, &["acme", hostile], 1.0);
+        let text = m.encode().unwrap();
+        let lines = |start: &str| text.lines().filter(|l| l.starts_with(start)).count();
+        assert_eq!((lines("# EOF"), lines("forge_queue_tasks 7")), (1, 0), "{text}");
+        assert!(Metric::ALL.iter().all(|m| lines(&format!("# TYPE {} ", m.describe().0)) == 1), "{text}");
     }
 
     #[test]

@@ -19,7 +19,8 @@ async fn it_is_served_with_its_content_type() {
     let mut answer = String::new();
     socket.read_to_string(&mut answer).await.unwrap();
     server.abort();
-    assert!(answer.starts_with("HTTP/1.1 200 OK") && answer.contains(CONTENT_TYPE), "{answer}");
+    assert!(answer.starts_with("HTTP/1.1 200 OK") && answer.ends_with("# EOF\n"), "{answer}");
+    assert!(answer.to_lowercase().contains(&format!("\r\ncontent-type: {CONTENT_TYPE}\r\n")), "{answer}");
     assert!(
         answer.contains(r#"forge_workflow_runs_total{tenant="acme",resource="review",result="ok"} 1.0"#),
         "{answer}"

@@ -2,15 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::fs::OpenOptions;
-use std::io::Write;
 use std::path::Path;
-use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use forge_core::redact::{RedactOptions, Redactor};
-use forge_core::{Clock, Error, ErrorKind, Result, TenantId, Timestamp};
+use forge_core::{Clock, Result, TenantId, Timestamp};
 use tracing::Subscriber;
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
@@ -18,57 +15,45 @@ use tracing_subscriber::layer::{Context, Layer};
 use tracing_subscriber::registry::LookupSpan;
 
 use super::RecordedSpan;
+use super::writer::Writer;
 
-/// Lines that may wait for the disk; a caller beyond that waits, no span is dropped.
-const QUEUE: usize = 4096;
-
-/// Records the spans that forge-core opens. Cheap to clone; when the last clone is gone, its writer ends.
+/// Records the spans that forge-core opens. Cheap to clone.
+///
+/// Lines go to a thread of its own through a queue of 4,096. A full queue holds the caller back until the disk has caught up; what
+/// the disk refuses is counted in [`dropped`](Self::dropped). When the last clone is dropped, it waits for the disk and the thread
+/// ends; a recorder in a global subscriber is never dropped, so a host calls [`flush`](Self::flush) before it ends. A killed process
+/// loses what was in the queue and no more.
 #[derive(Clone)]
 pub struct SpanRecorder(Arc<Inner>);
 
 struct Inner {
-    lines: Mutex<SyncSender<Line>>,
+    writer: Writer,
     clock: Arc<dyn Clock>,
     redactor: Arc<dyn Redactor>,
     /// Masks need no key; the redactor's interface names a tenant all the same.
     nobody: TenantId,
 }
 
-enum Line {
-    Span(Box<RecordedSpan>),
-    Flush(Sender<()>),
-}
-
 impl SpanRecorder {
-    /// Appends to a file. Attributes are masked before they are written.
+    /// Appends to a file, of this process or of one before it. Names and attributes are masked before they are queued; a value that
+    /// cannot be scanned reads `[withheld]`. One process at a time writes to a file.
     ///
     /// # Errors
     /// `Unavailable` if the file cannot be opened.
     pub fn to_file(path: impl AsRef<Path>, clock: Arc<dyn Clock>, redactor: Arc<dyn Redactor>) -> Result<Self> {
-        let unavailable =
-            |e| Error::new(ErrorKind::Unavailable, "spans.open", "the file of spans cannot be opened").with_source(e);
-        let mut options = OpenOptions::new();
-        let file = options.create(true).append(true).open(path).map_err(unavailable)?;
-        let (lines, queued) = sync_channel(QUEUE);
-        std::thread::Builder::new()
-            .name("forge-spans".into())
-            .spawn(move || write(file, &queued))
-            .map_err(unavailable)?;
-        Ok(Self(Arc::new(Inner { lines: Mutex::new(lines), clock, redactor, nobody: TenantId::parse("spans")? })))
+        let nobody = TenantId::parse("spans")?;
+        Ok(Self(Arc::new(Inner { writer: Writer::open(path.as_ref())?, clock, redactor, nobody })))
     }
 
-    /// Waits until every span that was closed so far is in the file.
+    /// Waits until every span that was opened or closed so far is with the operating system: a kill does not take it any more, a
+    /// power cut may. Blocks its thread.
     pub fn flush(&self) {
-        let (done, wait) = channel();
-        if self.send(Line::Flush(done)) {
-            // an error means that the writer is gone, and everything before it written
-            let _ = wait.recv();
-        }
+        self.0.writer.flush();
     }
 
-    fn send(&self, line: Line) -> bool {
-        let sender = self.0.lines.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        sender.send(line).is_ok()
+    /// How many lines could not be written. Anything but zero: the file does not tell everything.
+    pub fn dropped(&self) -> u64 {
+        self.0.writer.dropped()
     }
 
     fn masked(&self, value: &str) -> String {
@@ -93,22 +78,6 @@ impl SpanRecorder {
             end: open.wall.after(took.unwrap_or_default()).as_nanos(),
             closed: took.is_some(),
             attributes: attributes.map(|(name, value)| (attribute(name), self.masked(value))).collect(),
-        }
-    }
-}
-
-fn write(mut file: std::fs::File, queued: &Receiver<Line>) {
-    while let Ok(line) = queued.recv() {
-        match line {
-            Line::Span(span) => {
-                // one call a line: a crash tears at most the last one
-                let Ok(mut text) = serde_json::to_string(&span) else { continue };
-                text.push('\n');
-                if let Err(e) = file.write_all(text.as_bytes()) {
-                    tracing::warn!(error = %e, "a span could not be written");
-                }
-            }
-            Line::Flush(done) => drop(done.send(())),
         }
     }
 }
@@ -142,7 +111,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for SpanRecorder {
         let mut fields = Fields::default();
         attrs.record(&mut fields);
         let open = OpenSpan { wall: self.0.clock.now(), began: self.0.clock.monotonic(), fields };
-        self.send(Line::Span(Box::new(self.recorded(&open, None))));
+        self.0.writer.append(self.recorded(&open, None));
         span.extensions_mut().insert(open);
     }
 
@@ -157,7 +126,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for SpanRecorder {
     fn on_close(&self, id: Id, ctx: Context<'_, S>) {
         let Some(open) = ctx.span(&id).and_then(|s| s.extensions_mut().remove::<OpenSpan>()) else { return };
         let took = self.0.clock.monotonic().saturating_sub(open.began).max(Duration::from_nanos(1));
-        self.send(Line::Span(Box::new(self.recorded(&open, Some(took)))));
+        self.0.writer.append(self.recorded(&open, Some(took)));
     }
 }
 

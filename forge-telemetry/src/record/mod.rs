@@ -3,6 +3,7 @@
 
 mod layer;
 mod otlp;
+mod writer;
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
@@ -42,25 +43,27 @@ impl RecordedSpan {
     }
 }
 
-/// Reads a recorder's file. A last line that a crash cut off is left out. A span that was opened again after a crash counts once,
-/// from its first start; one that never closed is there with the attribute `error.type` = `interrupted`.
+/// Reads a recorder's file. A line that a crash cut off is left out, wherever it is: the next process goes on below it. A span that
+/// was opened again after a crash counts once, from its first start; one that never closed is there with the attribute `error.type`
+/// = `interrupted`.
 ///
 /// # Errors
-/// `Unavailable` if the file cannot be read; `Corrupt` if a line in its middle does not parse.
+/// `Unavailable` if the file cannot be read; `Corrupt` if a whole line is no span.
 pub fn read_spans(path: impl AsRef<Path>) -> Result<Vec<RecordedSpan>> {
     let unreadable = |e: std::io::Error| {
-        Error::new(ErrorKind::Unavailable, "spans.read", "the file of spans cannot be read").with_source(e)
+        Error::new(ErrorKind::Unavailable, "spans.read", "the file of spans cannot be read; check path, owner and mode")
+            .with_source(e)
     };
     let file = std::fs::File::open(path).map_err(unreadable)?;
-    let lines: Vec<String> = BufReader::new(file).lines().collect::<std::io::Result<_>>().map_err(unreadable)?;
     let mut order = Vec::new();
     let mut spans: BTreeMap<(String, String), RecordedSpan> = BTreeMap::new();
-    for (n, line) in lines.iter().enumerate() {
-        let mut span: RecordedSpan = match serde_json::from_str(line) {
+    // bytes, not text: a line may be cut inside a letter
+    for (n, line) in BufReader::new(file).split(b'\n').enumerate() {
+        let mut span: RecordedSpan = match serde_json::from_slice(&line.map_err(unreadable)?) {
             Ok(span) => span,
-            Err(_) if n + 1 == lines.len() => break,
+            Err(e) if e.is_eof() => continue,
             Err(e) => {
-                let e = Error::new(ErrorKind::Corrupt, "spans.read", "a line does not parse").with_source(e);
+                let e = Error::new(ErrorKind::Corrupt, "spans.read", "a line is not a span").with_source(e);
                 return Err(e.with("line", (n + 1).to_string()));
             }
         };
@@ -92,14 +95,24 @@ pub struct TraceReport {
     pub spans: usize,
     /// Spans without a parent.
     pub roots: usize,
+    /// Spans that never closed, because their process was killed.
+    pub interrupted: usize,
+    /// Spans that ended after their parent did: work that was handed on, as through a queue. The rest lies inside its parent.
+    pub outlived: usize,
     /// What is wrong, one sentence each.
     pub problems: Vec<String>,
 }
 
-/// Whether spans are one trace with real parents and measured durations.
+/// Whether spans are one trace with one root and real parents, in which nothing begins before what it is part of and everything has
+/// a duration.
 pub fn check_trace(spans: &[RecordedSpan]) -> TraceReport {
     let mut problems = Vec::new();
-    let by_id: BTreeMap<&str, &RecordedSpan> = spans.iter().map(|s| (s.span_id.as_str(), s)).collect();
+    let mut by_id: BTreeMap<&str, &RecordedSpan> = BTreeMap::new();
+    for s in spans {
+        if by_id.insert(&s.span_id, s).is_some() {
+            problems.push(format!("`{}` shares its id with another span", s.name));
+        }
+    }
     let traces: std::collections::BTreeSet<&str> = spans.iter().map(|s| s.trace_id.as_str()).collect();
     if traces.len() != 1 {
         problems.push(format!("{} trace ids instead of one", traces.len()));
@@ -109,6 +122,7 @@ pub fn check_trace(spans: &[RecordedSpan]) -> TraceReport {
     if roots != 1 {
         problems.push(format!("{roots} roots instead of one"));
     }
+    let mut outlived = 0;
     for s in spans {
         if s.end <= s.start {
             problems.push(format!("`{}` has no duration", s.name));
@@ -119,8 +133,9 @@ pub fn check_trace(spans: &[RecordedSpan]) -> TraceReport {
             Some(p) if s.start < p.start => {
                 problems.push(format!("`{}` begins before its parent `{}`", s.name, p.name))
             }
-            Some(_) => {}
+            Some(p) => outlived += usize::from(s.end > p.end),
         }
     }
-    TraceReport { spans: spans.len(), roots, problems }
+    let interrupted = spans.iter().filter(|s| !s.closed).count();
+    TraceReport { spans: spans.len(), roots, interrupted, outlived, problems }
 }
