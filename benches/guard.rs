@@ -44,6 +44,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .build()
         .await?;
     let ctx = forge.context(Principal::employee("acme", "ana", "analyst")?);
+    let scope = forge.scope(&ctx);
     let argument = json!({ "text": "the receiving party shall keep it secret ".repeat(25) });
     let bare = Noop(Effect::Read);
     let (mut none, mut look, mut change) = (Vec::new(), Vec::new(), Vec::new());
@@ -51,8 +52,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     for _ in 0..ROUNDS {
         // bare: the argument is cloned and the spec read, as a registry without a guard would
         none.push(timed(&clock, CALLS, || async { std::hint::black_box((argument.clone(), bare.spec())) }).await);
-        look.push(timed(&clock, CALLS, || forge.scope(&ctx).call("look", argument.clone())).await);
-        change.push(timed(&clock, CALLS / 10, || forge.scope(&ctx).call("change", argument.clone())).await);
+        look.push(timed(&clock, CALLS, || scope.call("look", argument.clone())).await);
+        change.push(timed(&clock, CALLS / 10, || scope.call("change", argument.clone())).await);
     }
     let (none, look, change) = (median(none), median(look), median(change));
     println!("per call, median of {ROUNDS} interleaved rounds");

@@ -37,16 +37,17 @@ pub(crate) async fn open(config: &Config, secrets: &Secrets, clock: Arc<dyn Cloc
     // the ledger is owned: opened first, it keeps a second process out of the whole directory
     let ledger = Arc::new(SqliteLedger::open(dir).await?);
     let keyring = Arc::new(FileKeyring::open(dir.join("keys"), master).await?);
+    let redactor = Arc::new(StandardRedactor::new(keyring.clone()));
     Ok(Embedded {
-        redactor: Arc::new(StandardRedactor::new(keyring.clone())),
         queue: Arc::new(SqliteStore::open(config.queue_path(), clock.clone(), keyring.clone()).await?),
         blobs: Arc::new(FileBlobs::open(dir.join("blobs"), keyring.clone(), clock.clone()).await?),
-        vectors: Arc::new(EmbeddedVectors::new(dir.join("memory"))),
+        vectors: Arc::new(EmbeddedVectors::new(dir.join("memory")).with_redactor(redactor.clone())),
         quota: Arc::new(SqliteQuota::open(dir, config.quota.clone(), clock.clone()).await?),
         audit: Arc::new(SqliteAudit::open(dir.join("audit"))?),
         owner: owner(dir, clock.as_ref())?,
         ledger,
         keyring,
+        redactor,
     })
 }
 

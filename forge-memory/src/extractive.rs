@@ -17,8 +17,9 @@ const B: f64 = 0.75;
 
 /// Chooses the sentences that answer the questions best and repeats them word for word, each with its place.
 ///
-/// The last system message holds the questions, one a line; the last user message is the document. The answer is the chosen
-/// sentences in the document's order, one a line, within `max_tokens` × 4 characters. The same request gives the same answer.
+/// The last system message holds the questions, one a line; the last user message is the document. The answer is the best
+/// sentence for each question (BM25 over the document's sentences), in the document's order and on a line of its own, within
+/// `max_tokens` × 4 characters; a question that shares no word with the document gets none. The same request gives the same answer.
 /// Instructions inside the document are text like any other. Tokens are zero, because there are none; `chars` says what was
 /// read and written.
 #[derive(Debug, Clone, Copy, Default)]
@@ -61,14 +62,21 @@ fn extract(questions: &str, document: &str, room: usize) -> (String, Vec<Citatio
     let bags: Vec<BTreeMap<String, u32>> =
         places.iter().map(|r| bag(document.get(r.clone()).unwrap_or_default())).collect();
     let ranker = Ranker::new(&bags);
+    let lengths: Vec<usize> =
+        places.iter().map(|r| document.get(r.clone()).unwrap_or_default().chars().count()).collect();
     let mut chosen = BTreeSet::new();
     let mut used = 0;
     for question in questions.lines().filter(|l| !l.trim().is_empty()) {
-        // the best sentence for each question; a question that shares no word with the document gets none
-        let Some(best) = ranker.best(&bag(question)) else { continue };
-        let length = places.get(best).map_or(0, |r| document.get(r.clone()).unwrap_or_default().chars().count() + 1);
-        if used + length <= room && chosen.insert(best) {
-            used += length;
+        // what a sentence costs: nothing if it is there already, itself and a line end if it is not the first
+        let cost = |i: usize| match lengths.get(i) {
+            _ if chosen.contains(&i) => 0,
+            Some(length) => length + usize::from(!chosen.is_empty()),
+            None => usize::MAX,
+        };
+        // the best that fits, for each question; a question that shares no word with the document gets none
+        if let Some(best) = ranker.best(&bag(question), |i| cost(i) <= room - used) {
+            used += cost(best);
+            chosen.insert(best);
         }
     }
     let mut text = String::new();
@@ -111,11 +119,11 @@ impl<'a> Ranker<'a> {
         Self { bags, containing, lengths, mean: mean.max(1.0) }
     }
 
-    fn best(&self, query: &BTreeMap<String, u32>) -> Option<usize> {
-        let scores =
-            self.bags.iter().zip(&self.lengths).map(|(bag, length)| self.score(query, bag, *length)).enumerate();
-        let (best, score) = scores.max_by(|(i, a), (j, b)| a.total_cmp(b).then(j.cmp(i)))?;
-        (score > 0.0).then_some(best)
+    /// The sentence that shares most with the query, of those that may be taken; of equals the first.
+    fn best(&self, query: &BTreeMap<String, u32>, may: impl Fn(usize) -> bool) -> Option<usize> {
+        let scores = self.bags.iter().zip(&self.lengths).map(|(bag, length)| self.score(query, bag, *length));
+        let fit = scores.enumerate().filter(|(i, score)| *score > 0.0 && may(*i));
+        fit.max_by(|(i, a), (j, b)| a.total_cmp(b).then(j.cmp(i))).map(|(best, _)| best)
     }
 
     fn score(&self, query: &BTreeMap<String, u32>, bag: &BTreeMap<String, u32>, length: f64) -> f64 {
@@ -147,13 +155,15 @@ mod tests {
         assert_eq!(text, "This agreement lasts three years.\nThe laws of Oregon govern.");
         assert!(citations.iter().all(|c| text[c.answer.clone()] == NDA[c.source.clone()]));
         assert_eq!(extract("zebra", NDA, 1000).0, "", "no answer is better than a wrong one");
+        assert_eq!(extract("agreement", NDA, 33).0, "This agreement lasts three years.", "it has 33 characters");
+        assert_eq!(extract("agreement\nlaws", NDA, 32).0, "The laws of Oregon govern.", "what does not fit gives way");
     }
 
     proptest! {
         #[test]
         fn every_word_of_the_answer_is_cited(document in "(?s)[a-d .\n!ä]{0,200}", questions in "[a-d \n]{0,40}", room in 0_usize..300) {
             let (text, citations) = extract(&questions, &document, room);
-            prop_assert!(text.chars().count() <= room.max(1));
+            prop_assert!(text.chars().count() <= room);
             let cited: usize = citations.iter().map(|c| c.answer.len()).sum();
             prop_assert_eq!(cited + citations.len().saturating_sub(1), text.len());
             for c in &citations {

@@ -49,7 +49,8 @@ impl Memory {
         Self { vectors, embedder, redactor }
     }
 
-    /// Remembers passages, all or none.
+    /// Remembers passages, all or none. Vectors are those of the tokenised title and text: what only a clear value tells is not
+    /// in them. Ids and tags are kept as they are, so they must not hold personal data.
     ///
     /// # Errors
     /// `TenantMismatch`, `InvalidInput`, `Redaction`, `Unavailable`.
@@ -63,6 +64,12 @@ impl Memory {
             let texts = batch.iter().map(|p| tokens(&p.text)).collect::<Result<Vec<_>>>()?;
             let indexed = titles.iter().zip(&texts).map(|(title, text)| format!("{title}\n{text}")).collect();
             let vectors = self.embedder.embed(ctx, indexed).await?;
+            if vectors.len() != batch.len() {
+                return Err(Error::unexpected(
+                    "memory.remember",
+                    "the embedder gave another number of vectors than texts",
+                ));
+            }
             for (((p, title), text), vector) in batch.iter().zip(titles).zip(texts).zip(vectors) {
                 records.push(Record { id: p.id.clone(), title, text, vector, tags: p.tags.clone() });
             }

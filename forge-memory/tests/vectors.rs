@@ -1,20 +1,18 @@
-//! What is remembered is found again, by its tenant alone, and rests as tokens.
-#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+//! What is remembered is found again, best first, and only by its tenant.
+#![cfg(feature = "embedded")]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+
+mod common;
 
 use std::path::Path;
 use std::sync::Arc;
 
-use forge_core::embed::Embedder;
+use common::{holds, near, playbook, raw_bytes, record};
 use forge_core::fake::FakeRedactor;
 use forge_core::testing::context;
 use forge_core::vector::{Record, SearchRequest, VectorStore};
-use forge_core::{ErrorKind, ExecutionContext, Namespace, Slug};
+use forge_core::{ErrorKind, Namespace, Slug};
 use forge_memory::{EmbeddedVectors, HashEmbedder, Memory, Passage};
-use proptest::prelude::*;
-
-fn playbook(ctx: &ExecutionContext) -> Namespace {
-    Namespace::shared(ctx, Slug::parse("firm").unwrap(), Slug::parse("playbook").unwrap())
-}
 
 fn memory(dir: &Path) -> Memory {
     Memory::new(Arc::new(EmbeddedVectors::new(dir)), Arc::new(HashEmbedder), Arc::new(FakeRedactor))
@@ -26,18 +24,6 @@ fn passages() -> Vec<Passage> {
         Passage::new("law", "Governing law", "We accept the laws of Oregon or of Delaware.").with_tag("law"),
         Passage::new("return", "Return", "Documents are returned or destroyed on request."),
     ]
-}
-
-fn raw_bytes(dir: &Path) -> Vec<u8> {
-    let mut all = Vec::new();
-    for entry in std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().path()) {
-        all.extend(if entry.is_dir() { raw_bytes(&entry) } else { std::fs::read(entry).unwrap() });
-    }
-    all
-}
-
-fn holds(bytes: &[u8], needle: &str) -> bool {
-    bytes.windows(needle.len()).any(|w| w == needle.as_bytes())
 }
 
 #[tokio::test]
@@ -82,34 +68,129 @@ async fn tenants_have_files_of_their_own() {
     assert!(!holds(&raw_bytes(&dir.path().join("acme")), "Globex"));
 }
 
+fn ids(hits: &[forge_core::vector::Hit]) -> Vec<&str> {
+    hits.iter().map(|h| h.id.as_str()).collect()
+}
+
+#[tokio::test]
+async fn a_foreign_namespace_is_refused_by_every_operation() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = EmbeddedVectors::new(dir.path());
+    let (acme, globex) = (context("acme", "ana", "analyst"), context("globex", "ana", "analyst"));
+    let foreign = playbook(&acme);
+    let refused = [
+        store.upsert(&globex, &foreign, vec![]).await.unwrap_err(),
+        store.search(&globex, &foreign, SearchRequest::words("x")).await.unwrap_err(),
+        store.delete(&globex, &foreign, vec![]).await.unwrap_err(),
+        store.count(&globex, &foreign).await.unwrap_err(),
+    ];
+    assert!(refused.iter().all(|e| e.kind() == ErrorKind::TenantMismatch), "{refused:?}");
+    assert!(std::fs::read_dir(dir.path()).unwrap().next().is_none(), "not even a file is opened");
+}
+
 #[tokio::test]
 async fn tags_are_applied_before_the_best_are_taken() {
     let dir = tempfile::tempdir().unwrap();
     let store = EmbeddedVectors::new(dir.path());
     let ctx = context("acme", "ana", "analyst");
-    let vector = |x: f32| vec![x, (1.0 - x * x).sqrt()];
-    let mut records: Vec<Record> = (0..50_u8)
-        .map(|n| Record {
-            id: format!("near-{n}"),
-            title: String::new(),
-            text: "x".into(),
-            vector: vector(1.0),
-            tags: Default::default(),
-        })
-        .collect();
-    records.extend((0..3_u8).map(|n| Record {
-        id: format!("far-{n}"),
-        title: String::new(),
-        text: "x".into(),
-        vector: vector(0.1),
-        tags: ["law".to_owned()].into(),
-    }));
+    let mut records: Vec<Record> = (0..50).map(|n| record(&format!("near-{n}"), "x x x", near(1.0))).collect();
+    let tags = || ["law".to_owned(), "us".to_owned()].into();
+    records
+        .extend((2..9).map(|n| Record { tags: tags(), ..record(&format!("far-{n}"), "x and more words", near(0.1)) }));
     store.upsert(&ctx, &playbook(&ctx), records).await.unwrap();
-    let hits = store
-        .search(&ctx, &playbook(&ctx), SearchRequest::nearest(vector(1.0)).with_limit(3).with_tag("law"))
-        .await
-        .unwrap();
-    assert_eq!(hits.iter().map(|h| h.id.as_str()).collect::<Vec<_>>(), ["far-0", "far-1", "far-2"]);
+    for request in [SearchRequest::nearest(near(1.0)), SearchRequest::words("x"), SearchRequest::hybrid("x", near(1.0))]
+    {
+        let request = request.with_limit(3).with_tag("law");
+        let hits = store.search(&ctx, &playbook(&ctx), request.clone().with_tag("us")).await.unwrap();
+        assert_eq!(ids(&hits), ["far-2", "far-3", "far-4"], "of equals those whose ids come first");
+        assert!(hits[0].tags.contains("law"));
+        assert!(store.search(&ctx, &playbook(&ctx), request.with_tag("eu")).await.unwrap().is_empty(), "all of them");
+    }
+}
+
+#[tokio::test]
+async fn words_and_meaning_together_put_first_what_both_find() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = EmbeddedVectors::new(dir.path());
+    let ctx = context("acme", "ana", "analyst");
+    let mut records = vec![
+        record("words", "indemnity indemnity indemnity", near(-1.0)),
+        record("both", "an indemnity, of a kind, with many other words around it", near(0.99)),
+        record("near", "nothing alike", near(1.0)),
+    ];
+    records.extend((0..20).map(|n| record(&format!("other-{n}"), "a clause", near(0.0))));
+    store.upsert(&ctx, &playbook(&ctx), records).await.unwrap();
+    let space = playbook(&ctx);
+    let search = |request| store.search(&ctx, &space, request);
+    assert_eq!(ids(&search(SearchRequest::words("indemnity")).await.unwrap()), ["words", "both"]);
+    assert_eq!(ids(&search(SearchRequest::nearest(near(1.0))).await.unwrap())[..2], ["near", "both"]);
+    let hybrid = search(SearchRequest::hybrid("indemnity", near(1.0))).await.unwrap();
+    assert_eq!(hybrid[0].id, "both");
+    assert!((hybrid[0].score - 2.0 / 62.0).abs() < 1e-6, "reciprocal ranks with k = 60: {}", hybrid[0].score);
+}
+
+#[tokio::test]
+async fn ten_thousand_vectors_are_searched_and_the_nearest_is_found() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = EmbeddedVectors::new(dir.path());
+    let ctx = context("acme", "ana", "analyst");
+    let mut rng = 1_u64;
+    let mut random = || {
+        rng = rng.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        f32::from(i16::from_le_bytes([rng.to_le_bytes()[6], rng.to_le_bytes()[7]])) / 32768.0
+    };
+    let query: Vec<f32> = (0..100).map(|_| random()).collect();
+    let records: Vec<Record> = (0..10_000)
+        .map(|n| record(&format!("{n:05}"), &format!("passage {n}"), (0..100).map(|_| random()).collect()))
+        .collect();
+    let mut expected: Vec<(f32, String)> =
+        records.iter().map(|r| (r.vector.iter().zip(&query).map(|(x, y)| x * y).sum(), r.id.clone())).collect();
+    expected.sort_by(|a, b| b.0.total_cmp(&a.0));
+    for batch in records.chunks(2_500) {
+        store.upsert(&ctx, &playbook(&ctx), batch.to_vec()).await.unwrap();
+    }
+    let hits = store.search(&ctx, &playbook(&ctx), SearchRequest::nearest(query.clone())).await.unwrap();
+    assert_eq!(ids(&hits), expected.iter().take(10).map(|(_, id)| id.as_str()).collect::<Vec<_>>());
+    let one = store.search(&ctx, &playbook(&ctx), SearchRequest::hybrid("7311", query).with_limit(1000)).await.unwrap();
+    assert!(one.len() == 1000 && one.iter().any(|h| h.text == "passage 7311"));
+}
+
+/// A ranked record that a writer deletes before it is fetched was once reported as a damaged file.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn searches_beside_a_writer_see_one_moment() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = EmbeddedVectors::new(dir.path());
+    let ctx = context("acme", "ana", "analyst");
+    let batch = |round: usize| (0..40).map(|n| record(&format!("{n}"), &format!("word {round}"), near(0.5))).collect();
+    store.upsert(&ctx, &playbook(&ctx), batch(0)).await.unwrap();
+    let writer = tokio::spawn({
+        let (store, ctx) = (store.clone(), ctx.clone());
+        async move {
+            for round in 1..60 {
+                store.upsert(&ctx, &playbook(&ctx), batch(round)).await.unwrap();
+            }
+        }
+    });
+    while !writer.is_finished() {
+        let request = SearchRequest::hybrid("word", near(1.0)).with_limit(100);
+        let hits = store.search(&ctx, &playbook(&ctx), request).await.unwrap();
+        assert!(hits.len() == 40 && hits.iter().all(|h| h.text == hits[0].text), "one batch, whole");
+    }
+    writer.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_file_that_was_closed_for_others_is_opened_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = EmbeddedVectors::new(dir.path());
+    let contexts: Vec<_> = (0..70).map(|n| context(&format!("t{n}"), "ana", "analyst")).collect();
+    for ctx in &contexts {
+        store.upsert(ctx, &playbook(ctx), vec![record("a", ctx.tenant().as_str(), near(1.0))]).await.unwrap();
+    }
+    for ctx in &contexts {
+        let hits = store.search(ctx, &playbook(ctx), SearchRequest::nearest(near(1.0))).await.unwrap();
+        assert_eq!((hits.len(), hits[0].text.as_str()), (1, ctx.tenant().as_str()));
+    }
 }
 
 #[tokio::test]
@@ -118,16 +199,25 @@ async fn hostile_queries_and_wrong_records_are_refused_or_harmless() {
     let store = EmbeddedVectors::new(dir.path());
     let ctx = context("acme", "ana", "analyst");
     let space = playbook(&ctx);
-    let record = |id: &str, vector: Vec<f32>| Record {
-        id: id.into(),
-        title: "t".into(),
-        text: "\" OR 1=1 --".into(),
-        vector,
-        tags: Default::default(),
-    };
+    let record = |id: &str, vector: Vec<f32>| record(id, "\" OR 1=1 --", vector);
     store.upsert(&ctx, &space, vec![record("'; DROP TABLE records; --", vec![1.0])]).await.unwrap();
     for query in ["\"", "a AND", "NEAR(", "*", "body:x", "'; DROP TABLE records; --", "\u{0}"] {
         store.search(&ctx, &space, SearchRequest::words(query)).await.unwrap();
+    }
+    // a whole document as the query
+    let document: String = (0..20_000).map(|n| format!("word{n} ")).collect();
+    store.search(&ctx, &space, SearchRequest::words(document)).await.unwrap();
+    for request in [
+        SearchRequest::words("x".repeat(1024 * 1024 + 1)),
+        SearchRequest::words("x").with_limit(0),
+        SearchRequest::words("x").with_limit(1001),
+        SearchRequest::nearest(vec![]),
+        SearchRequest::nearest(vec![f32::INFINITY]),
+        SearchRequest::nearest(vec![f32::MAX]),
+        SearchRequest::nearest(vec![1.0, 0.0]),
+        SearchRequest::default().with_limit(1),
+    ] {
+        assert_eq!(store.search(&ctx, &space, request).await.unwrap_err().kind(), ErrorKind::InvalidInput);
     }
     let long = "x".repeat(129);
     for bad in [
@@ -136,6 +226,9 @@ async fn hostile_queries_and_wrong_records_are_refused_or_harmless() {
         record("a", vec![]),
         record("a", vec![f32::NAN]),
         record("a", vec![1.0, 2.0]),
+        record("a", vec![1.0; 4097]),
+        Record { text: "x".repeat(1024 * 1024 + 1), ..record("a", vec![1.0]) },
+        Record { title: "x".repeat(1024 * 1024 + 1), ..record("a", vec![1.0]) },
     ] {
         let batch = vec![record("good", vec![1.0]), bad];
         assert_eq!(store.upsert(&ctx, &space, batch).await.unwrap_err().kind(), ErrorKind::InvalidInput);
@@ -145,27 +238,4 @@ async fn hostile_queries_and_wrong_records_are_refused_or_harmless() {
     store.upsert(&ctx, &space, vec![record("a", vec![1.0])]).await.unwrap();
     store.purge(&ctx).await.unwrap();
     assert!(store.export(&ctx).await.unwrap().is_empty());
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(16))]
-    #[test]
-    fn nearest_is_exact(texts in prop::collection::vec("[a-e ]{1,20}", 1..30), query in "[a-e ]{1,20}") {
-        let rt = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        let dir = tempfile::tempdir().unwrap();
-        let ctx = context("acme", "ana", "analyst");
-        let (found, expected) = rt.block_on(async {
-            let store = EmbeddedVectors::new(dir.path());
-            let vectors = HashEmbedder.embed(&ctx, texts.clone()).await.unwrap();
-            let q = HashEmbedder.embed(&ctx, vec![query]).await.unwrap().remove(0);
-            let records: Vec<Record> = texts.iter().zip(vectors).enumerate()
-                .map(|(n, (t, vector))| Record { id: format!("{n:03}"), title: String::new(), text: t.clone(), vector, tags: Default::default() }).collect();
-            let mut expected: Vec<(f32, String)> = records.iter().map(|r| (q.iter().zip(&r.vector).map(|(a, b)| a * b).sum(), r.id.clone())).collect();
-            expected.sort_by(|a, b| b.0.total_cmp(&a.0).then_with(|| a.1.cmp(&b.1)));
-            store.upsert(&ctx, &playbook(&ctx), records).await.unwrap();
-            let hits = store.search(&ctx, &playbook(&ctx), SearchRequest::nearest(q).with_limit(5)).await.unwrap();
-            (hits.into_iter().map(|h| h.id).collect::<Vec<_>>(), expected.into_iter().take(5).map(|(_, id)| id).collect::<Vec<_>>())
-        });
-        prop_assert_eq!(found, expected);
-    }
 }

@@ -1,10 +1,13 @@
 //! Google Drive v3: one file of the tenant's own folders, checked, into the blob store.
 //!
+//! What the tenant's account can see is not what the tenant owns: a folder may be shared by mistake, and a shortcut may point anywhere.
+//! So the folder of the file itself decides, and the bytes must be the ones that Drive describes.
 //! Source: <https://developers.google.com/workspace/drive/api/reference/rest/v3/files>.
 
 use std::collections::HashMap;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use forge::core::blob::BlobRef;
 use forge::core::secret::{Secret, SecretRef};
 use forge::core::{Retryability, TenantId};
@@ -12,6 +15,7 @@ use forge::prelude::*;
 use forge_http::{HttpClient, Request, Response};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::google_auth::Tokens;
@@ -19,7 +23,10 @@ use super::google_auth::Tokens;
 /// Largest file that is fetched.
 const MAX_BYTES: u64 = 25 * 1024 * 1024;
 const FIELDS: &str = "id,name,mimeType,size,sha256Checksum,trashed,parents,capabilities(canDownload),shortcutDetails";
+/// Types of what is no file: documents of Google's editors, folders, shortcuts.
+const NATIVE: &str = "application/vnd.google-apps.";
 const WORD: &str = "application/vnd.openxmlformats-officedocument.wordprocessingml.document";
+const GOOGLE_DOC: &str = "application/vnd.google-apps.document";
 const SHORTCUT: &str = "application/vnd.google-apps.shortcut";
 
 /// What a tenant's Drive is to us.
@@ -27,7 +34,8 @@ const SHORTCUT: &str = "application/vnd.google-apps.shortcut";
 pub struct DriveAccount {
     /// Where the key file of the service account is.
     pub key_file: SecretRef,
-    /// The folders that files may come from; nothing outside them is fetched, whatever the account can see.
+    /// The folders, or roots of shared drives, that files may lie in; nothing outside them, nor in folders below them, is fetched,
+    /// whatever the account can see.
     pub folders: Vec<String>,
 }
 
@@ -54,7 +62,7 @@ pub struct Fetched {
     pub blob: BlobRef,
     /// The file's name.
     pub name: String,
-    /// The type that Drive says it has; the parser looks for itself.
+    /// The type that Drive says the bytes have; the parser looks for itself.
     pub mime_type: String,
     /// Of the bytes, checked.
     pub sha256: String,
@@ -146,6 +154,45 @@ impl DriveFetch {
         }
         Ok(found)
     }
+
+    /// The bytes of a file, as its metadata describe them; a document of Google's own editor as Word's.
+    async fn download(
+        &self,
+        ctx: &ExecutionContext,
+        call: &ToolCall,
+        key_file: &Secret,
+        file: &Metadata,
+    ) -> Result<Bytes> {
+        let size: Option<u64> = file.size.as_deref().and_then(|s| s.parse().ok());
+        if size.is_some_and(|s| s > MAX_BYTES) {
+            return Err(Error::invalid("drive.fetch", "the file is too large").with("limit", MAX_BYTES.to_string()));
+        }
+        let limit = usize::try_from(MAX_BYTES).unwrap_or(usize::MAX);
+        let request = || -> Result<Request> {
+            let at = self.url(&file.id)?.max_body(limit);
+            match file.mime_type.as_str() {
+                GOOGLE_DOC => Ok(at.segment("export").query("mimeType", WORD)),
+                mime if mime.starts_with(NATIVE) => Err(Error::invalid(
+                    "drive.fetch",
+                    "it has no bytes of its own; give it in a file format such as PDF or DOCX",
+                )),
+                _ => Ok(at.query("alt", "media").query("supportsAllDrives", "true")),
+            }
+        };
+        let answer = self.ask(ctx, call, key_file, "drive.download", request).await?;
+        let bytes = answer.body();
+        // an export has neither size nor digest of its own; anything else may have been cut off, or changed meanwhile
+        let wrong = |what: &'static str| {
+            Err(Error::new(ErrorKind::Corrupt, "drive.fetch", what).with_retry(Retryability::Transient))
+        };
+        if file.mime_type != GOOGLE_DOC && size.is_some_and(|s| u64::try_from(bytes.len()) != Ok(s)) {
+            return wrong("the download is shorter or longer than the file");
+        }
+        if file.sha256_checksum.as_ref().is_some_and(|c| *c != hex(&Sha256::digest(bytes))) {
+            return wrong("the download has another digest than the file");
+        }
+        Ok(bytes.clone())
+    }
 }
 
 #[async_trait]
@@ -173,47 +220,40 @@ impl Tool for DriveFetch {
                 .target_id;
             found = self.metadata(ctx, &call, account, &key_file, &target).await?;
         }
-        let size: Option<u64> = found.size.as_deref().and_then(|s| s.parse().ok());
-        if size.is_some_and(|s| s > MAX_BYTES) {
-            return Err(Error::invalid("drive.fetch", "the file is too large").with("limit", MAX_BYTES.to_string()));
-        }
-        let native = found.mime_type.starts_with("application/vnd.google-apps.");
-        let request = || match native {
-            true => Ok(self.url(&found.id)?.segment("export").query("mimeType", WORD)),
-            false => Ok(self.url(&found.id)?.query("alt", "media").query("supportsAllDrives", "true")),
+        let bytes = self.download(ctx, &call, &key_file, &found).await?;
+        let fetched = Fetched {
+            sha256: hex(&Sha256::digest(&bytes)),
+            size: u64::try_from(bytes.len()).unwrap_or(u64::MAX),
+            blob: call.env().blobs.put(ctx, bytes).await?,
+            name: found.name,
+            mime_type: if found.mime_type == GOOGLE_DOC { WORD.to_owned() } else { found.mime_type },
         };
-        let answer = self.ask(ctx, &call, &key_file, "drive.download", request).await?;
-        let bytes = answer.body().clone();
-        let sha256 = hex(&Sha256::digest(&bytes));
-        let wrong = |what: &'static str| {
-            Err(Error::new(ErrorKind::Corrupt, "drive.fetch", what).with_retry(Retryability::Transient))
-        };
-        let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
-        if !native && size.is_some_and(|s| s != length) {
-            return wrong("the download is shorter or longer than the file");
-        }
-        if !native && found.sha256_checksum.as_ref().is_some_and(|c| *c != sha256) {
-            return wrong("the download has another digest than the file");
-        }
-        let blob = call.env().blobs.put(ctx, bytes).await?;
-        let fetched = Fetched { blob, name: found.name, mime_type: found.mime_type, sha256, size: length };
         serde_json::to_value(fetched)
             .map(Into::into)
             .map_err(|e| Error::unexpected("drive.fetch", "the answer does not serialise").with_source(e))
     }
 }
 
-/// Google says "slow down" with 403 too.
+/// Google says "slow down" with 403 too, and names a reason for every refusal.
 fn accept(operation: &'static str, answer: Response) -> Result<Response> {
-    let reason = || -> Option<String> {
-        let body: serde_json::Value = serde_json::from_slice(answer.body()).ok()?;
-        Some(body.pointer("/error/errors/0/reason")?.as_str()?.to_owned())
-    };
-    if answer.status() == 403 && reason().is_some_and(|r| r == "rateLimitExceeded" || r == "userRateLimitExceeded") {
-        let retry = answer.retry_after().map_or(Retryability::Transient, Retryability::After);
-        return Err(Error::new(ErrorKind::RateLimited, operation, "google asks for fewer calls").with_retry(retry));
+    if (200..300).contains(&answer.status()) {
+        return Ok(answer);
     }
-    answer.success(operation)
+    let body: Option<Value> = serde_json::from_slice(answer.body()).ok();
+    let reason = body.as_ref().and_then(|b| b.pointer("/error/errors/0/reason")).and_then(Value::as_str);
+    // a word of Google's list; anything else is not repeated
+    let reason = reason.filter(|r| r.len() <= 64 && r.bytes().all(|b| b.is_ascii_alphabetic()));
+    let e = match (answer.status(), reason) {
+        (403, Some("rateLimitExceeded" | "userRateLimitExceeded")) => {
+            let retry = answer.retry_after().map_or(Retryability::Transient, Retryability::After);
+            Error::new(ErrorKind::RateLimited, operation, "google asks for fewer calls").with_retry(retry)
+        }
+        _ => answer.error(operation),
+    };
+    Err(match reason {
+        Some(r) => e.with("reason", r.to_owned()),
+        None => e,
+    })
 }
 
 fn hex(bytes: &[u8]) -> String {

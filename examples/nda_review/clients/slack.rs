@@ -19,8 +19,9 @@ use serde_json::{Value, json};
 const EVENT: &str = "forge_step";
 /// Slack splits or cuts longer texts.
 const MAX_TEXT: usize = 3500;
-/// Pages of the history that a probe reads; a message that was just posted is on the first.
+/// Pages of the history that a probe reads, and messages on each; a message that was just posted is on the first.
 const PAGES: usize = 5;
+const PAGE: &str = "999";
 
 /// What a tenant's Slack is to us.
 #[derive(Debug, Clone)]
@@ -85,13 +86,19 @@ impl Tool for SlackPost {
             "metadata": { "event_type": EVENT, "event_payload": { "key": call.key() } },
         });
         let request = Request::post(format!("{}/api/chat.postMessage", self.base_url))?.bearer(token).json(&message)?;
-        let answer = self.http.send(ctx, "slack.post", request).await.map_err(unknown_if_sent)?;
-        let posted = ok("slack.post", &answer)?;
+        let posted = match self.http.send(ctx, "slack.post", request).await {
+            Ok(answer) => ok("slack.post", &answer).map_err(unknown_if_done),
+            Err(e) if may_have_been_sent(&e) => Err(unknown(e)),
+            Err(e) => Err(e),
+        }?;
         let warned = posted.pointer("/response_metadata/warnings").and_then(Value::as_array);
         if warned.is_some_and(|w| w.iter().any(|w| w == "message_truncated")) {
             return Err(Error::invalid("slack.post", "slack cut the message; it must be shorter"));
         }
-        Ok(json!({ "channel": posted.get("channel"), "ts": posted.get("ts") }).into())
+        let Some(ts) = posted.get("ts").and_then(Value::as_str) else {
+            return Err(unknown(Error::unexpected("slack.post", "the answer does not name the message")));
+        };
+        Ok(json!({ "channel": posted.get("channel"), "ts": ts }).into())
     }
 }
 
@@ -102,16 +109,22 @@ impl Probe for SlackPost {
         let token = self.token(ctx, &call).await?;
         let mut cursor = String::new();
         for _ in 0..PAGES {
-            let request = Request::get(format!("{}/api/conversations.history", self.base_url))?
+            let mut request = Request::get(format!("{}/api/conversations.history", self.base_url))?
                 .bearer(token.clone())
                 .query("channel", &channel)
                 .query("include_all_metadata", "true")
-                .query("limit", "200")
-                .query("cursor", &cursor);
+                .query("limit", PAGE);
+            if !cursor.is_empty() {
+                request = request.query("cursor", &cursor);
+            }
             let page = ok("slack.probe", &self.http.send(ctx, "slack.probe", request).await?)?;
-            let messages = page.get("messages").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+            let Some(messages) = page.get("messages").and_then(Value::as_array) else {
+                return Err(Error::unexpected("slack.probe", "the answer has no messages"));
+            };
             let ours = |m: &&Value| {
-                m.pointer("/metadata/event_payload/key").and_then(Value::as_str) == Some(call.key().as_str())
+                let at = |path| m.pointer(path).and_then(Value::as_str);
+                at("/metadata/event_type") == Some(EVENT)
+                    && at("/metadata/event_payload/key") == Some(call.key().as_str())
             };
             if let Some(found) = messages.iter().find(ours) {
                 return Ok(Probed::Happened(json!({ "channel": channel, "ts": found.get("ts") }).into()));
@@ -127,45 +140,49 @@ impl Probe for SlackPost {
 }
 
 /// A post whose answer is missing may be in the channel.
-fn unknown_if_sent(e: Error) -> Error {
-    if may_have_been_sent(&e) {
-        return Error::new(
-            ErrorKind::UnknownOutcome,
-            "slack.post",
-            "the answer was lost; the message may have been posted",
-        )
-        .with_source(e);
-    }
-    e
+fn unknown(e: Error) -> Error {
+    let what = "the answer was lost or says nothing; the message may have been posted";
+    Error::new(ErrorKind::UnknownOutcome, "slack.post", what).with_source(e)
 }
 
-/// HTTP is 200 for most failures; `ok` tells.
+/// Of an answer that is no clear refusal nobody knows whether the message is in the channel.
+fn unknown_if_done(e: Error) -> Error {
+    let refused_early = e.context().any(|(k, v)| k == "status" && v == "503");
+    match e.kind() {
+        ErrorKind::Unavailable if refused_early => e,
+        ErrorKind::Unavailable | ErrorKind::Timeout | ErrorKind::Unexpected => unknown(e),
+        _ => e,
+    }
+}
+
+/// What Slack says. HTTP is 200 for most failures; `ok` tells.
 fn ok(operation: &'static str, answer: &Response) -> Result<Value> {
     if answer.status() != 200 {
-        let e = answer.error(operation);
-        // of a server's failure nobody knows whether the message is in the channel
-        return Err(if e.kind() == ErrorKind::Unavailable && operation == "slack.post" && answer.status() != 503 {
-            Error::new(ErrorKind::UnknownOutcome, operation, "slack failed after it may have posted").with_source(e)
-        } else {
-            e
-        });
+        return Err(answer.error(operation));
     }
     let body: Value = answer.json(operation)?;
     if body.get("ok") == Some(&Value::Bool(true)) {
         return Ok(body);
     }
-    let code = body.get("error").and_then(Value::as_str).unwrap_or("no_error_given");
-    let (kind, retry) = match code {
-        "ratelimited" | "rate_limited" => (
-            ErrorKind::RateLimited,
-            answer.retry_after().map_or(Retryability::After(Duration::from_secs(1)), Retryability::After),
-        ),
-        "internal_error" | "fatal_error" => (ErrorKind::UnknownOutcome, Retryability::Never),
-        "invalid_auth" | "not_authed" | "account_inactive" | "token_revoked" | "missing_scope" => {
-            (ErrorKind::Unauthenticated, Retryability::Never)
+    let code = body.get("error").and_then(Value::as_str).unwrap_or_default();
+    // a word of Slack's list; anything else is not repeated
+    let known = !code.is_empty() && code.len() <= 64 && code.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
+    let kind = match code {
+        "ratelimited" | "rate_limited" => ErrorKind::RateLimited,
+        "internal_error" | "fatal_error" | "service_unavailable" => ErrorKind::Unavailable,
+        "invalid_auth" | "not_authed" | "account_inactive" | "token_revoked" | "token_expired" | "missing_scope" => {
+            ErrorKind::Unauthenticated
         }
-        "channel_not_found" => (ErrorKind::NotFound, Retryability::Never),
-        _ => (ErrorKind::InvalidInput, Retryability::Never),
+        "channel_not_found" => ErrorKind::NotFound,
+        _ if known => ErrorKind::InvalidInput,
+        _ => return Err(Error::unexpected(operation, "slack says neither ok nor why not")),
     };
-    Err(Error::new(kind, operation, "slack refused the request").with("slack_error", code.to_owned()).with_retry(retry))
+    let e = Error::new(kind, operation, "slack refused the request").with("slack_error", code.to_owned());
+    Err(match kind {
+        // its own limit is one message a second and channel
+        ErrorKind::RateLimited => {
+            e.with_retry(Retryability::After(answer.retry_after().unwrap_or(Duration::from_secs(1))))
+        }
+        _ => e,
+    })
 }

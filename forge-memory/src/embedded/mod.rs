@@ -1,125 +1,141 @@
 //! The embedded store: one SQLite file a tenant, exact nearest neighbours, BM25 by SQLite's own FTS5.
 //!
 //! A tenant's texts and vectors are in `<dir>/<tenant>/vectors.db` and nowhere else, so that no statement can reach another's.
-//! Inside it, words are indexed in one FTS5 table for each namespace: ranking sees only the namespace that is searched.
+//! Inside it each namespace has its own index of words and its own table of vectors: a search sees nothing else.
 
 mod core;
+mod files;
+mod search;
 
-use std::collections::BTreeMap;
+use std::borrow::Cow;
+use std::fmt;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use forge_core::kv::same_tenant;
+use forge_core::redact::{RedactOptions, Redactor};
 use forge_core::vector::{Hit, Record, SearchRequest, VectorCapability, VectorStore};
-use forge_core::{Depth, Error, ExecutionContext, Health, HealthCheck, Namespace, Result, TenantId};
-use forge_sqlite::Database;
+use forge_core::{Depth, Error, ExecutionContext, Health, HealthCheck, Namespace, Result, Status, TenantId};
+
+use self::core::Inside;
+use self::files::Files;
 
 const MAX_DIMENSIONS: usize = 4096;
 const MAX_TEXT: usize = 1024 * 1024;
 const MAX_HITS: usize = 1000;
-/// Tenants whose files are open at a time; the one that was used longest ago is closed.
-const OPEN: usize = 64;
 
 /// Vectors, words and texts in files. Cheap to clone.
-#[derive(Debug, Clone)]
+///
+/// An id has 1 to 128 bytes, a title and a text at most 1 MiB, a vector 1 to 4096 finite numbers, a search 1 to 1000 hits; of a
+/// query's words the first 256 different ones count. What both rankings find first comes first (reciprocal rank fusion, k = 60,
+/// over the first 1000 of each); equal scores go by id. Tags choose the records before the best are taken. An upsert that
+/// returned is on the disk; dropping its future does not undo it.
+#[derive(Clone)]
 pub struct EmbeddedVectors {
-    dir: PathBuf,
-    open: Arc<Mutex<Open>>,
-}
-
-#[derive(Debug, Default)]
-struct Open {
-    tenants: BTreeMap<TenantId, (u64, Database)>,
-    clock: u64,
+    files: Arc<Files>,
+    redactor: Option<Arc<dyn Redactor>>,
 }
 
 impl EmbeddedVectors {
-    /// Files under `dir`, opened when their tenant is first served.
+    /// Files under `dir`, opened when their tenant is first served. Titles and texts rest as they are given: for a caller that
+    /// tokenises all of them itself, as [`Memory`](crate::Memory) does. Where others hold the store too, as tools do, add
+    /// [`with_redactor`](Self::with_redactor).
     pub fn new(dir: impl Into<PathBuf>) -> Self {
-        Self { dir: dir.into(), open: Arc::default() }
+        Self { files: Arc::new(Files::new(dir.into())), redactor: None }
     }
 
-    /// Every record of the context's tenant, by namespace: for export and for erasure's proof.
+    /// Titles and texts rest as the tenant's tokens, whoever writes them; queries are tokenised before they are looked up, and
+    /// hits come back with this tenant's values. Ids, tags and vectors stay as given: a vector of a clear text still tells of
+    /// it, which [`Memory`](crate::Memory) avoids. Without the tenant's key every call is `Redaction`.
+    #[must_use]
+    pub fn with_redactor(mut self, redactor: Arc<dyn Redactor>) -> Self {
+        self.redactor = Some(redactor);
+        self
+    }
+
+    /// Every record of the context's tenant with its namespace, `owner:memory_type`, in the order of both; values are put back
+    /// as in a search.
     ///
     /// # Errors
-    /// `Unavailable`.
+    /// `Unavailable`, `Redaction`, `Corrupt`.
     pub async fn export(&self, ctx: &ExecutionContext) -> Result<Vec<(String, Record)>> {
-        self.db(ctx.tenant()).await?.read("vector.export", core::export).await
+        let all = self.files.of(ctx.tenant()).await?.read("vector.export", core::export).await?;
+        let clear = |((owner, memory_type), mut record): (Inside, Record)| {
+            self.reveal(ctx.tenant(), &mut record.title)?;
+            self.reveal(ctx.tenant(), &mut record.text)?;
+            Ok((format!("{owner}:{memory_type}"), record))
+        };
+        all.into_iter().map(clear).collect()
     }
 
-    /// Deletes everything that the context's tenant has here.
+    /// Deletes everything that the context's tenant has here. Freed pages are overwritten; the log is emptied when the last
+    /// call that still uses the file ends.
     ///
     /// # Errors
     /// `Unavailable`.
     pub async fn purge(&self, ctx: &ExecutionContext) -> Result<()> {
-        self.db(ctx.tenant()).await?.write("vector.purge", core::purge).await
+        self.files.of(ctx.tenant()).await?.write("vector.purge", core::purge).await?;
+        self.files.close(ctx.tenant());
+        Ok(())
     }
 
-    fn cached(&self, tenant: &TenantId) -> Option<Database> {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        open.clock += 1;
-        let now = open.clock;
-        open.tenants.get_mut(tenant).map(|(used, db)| {
-            *used = now;
-            db.clone()
-        })
-    }
-
-    async fn db(&self, tenant: &TenantId) -> Result<Database> {
-        if let Some(db) = self.cached(tenant) {
-            return Ok(db);
-        }
-        let db = core::open(&self.dir.join(tenant.as_str()).join("vectors.db")).await?;
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = open.clock;
-        let oldest = open.tenants.iter().min_by_key(|(_, (used, _))| *used).map(|(t, _)| t.clone());
-        if open.tenants.len() >= OPEN
-            && let Some(oldest) = oldest
+    fn tokenise(&self, tenant: &TenantId, text: &mut String) -> Result<()> {
+        if let Some(redactor) = &self.redactor
+            && let Cow::Owned(tokens) = redactor.redact(tenant, text.as_str().into(), &RedactOptions::tokenize_all())?
         {
-            open.tenants.remove(&oldest);
+            *text = tokens;
         }
-        Ok(open.tenants.entry(tenant.clone()).or_insert((now, db)).1.clone())
+        Ok(())
+    }
+
+    fn reveal(&self, tenant: &TenantId, text: &mut String) -> Result<()> {
+        if let Some(redactor) = &self.redactor
+            && let Cow::Owned(clear) = redactor.reveal(tenant, text)?
+        {
+            *text = clear;
+        }
+        Ok(())
     }
 }
 
-/// A namespace inside its tenant's file.
-fn inside(namespace: &Namespace) -> String {
-    format!("{}:{}", namespace.owner(), namespace.memory_type())
+impl fmt::Debug for EmbeddedVectors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EmbeddedVectors").field("dir", &self.files.dir()).finish_non_exhaustive()
+    }
+}
+
+fn inside(namespace: &Namespace) -> Inside {
+    (namespace.owner().to_string(), namespace.memory_type().to_string())
 }
 
 fn check(records: &[Record]) -> Result<()> {
-    let wrong = |what: &'static str, id: &str| {
-        Err(Error::invalid("vector.upsert", what).with("id_length", id.len().to_string()))
-    };
+    let wrong = |what: &'static str| Err(Error::invalid("vector.upsert", what));
     for r in records {
         if !(1..=128).contains(&r.id.len()) {
-            return wrong("an id has 1 to 128 bytes", &r.id);
+            return wrong("an id has 1 to 128 bytes");
         }
-        if r.text.len() > MAX_TEXT {
-            return wrong("a text has at most 1 MiB; split it into passages", &r.id);
+        if r.title.len() > MAX_TEXT || r.text.len() > MAX_TEXT {
+            return wrong("a title and a text have at most 1 MiB; split it into passages");
         }
-        if r.vector.is_empty() || r.vector.len() > MAX_DIMENSIONS || r.vector.iter().any(|x| !x.is_finite()) {
-            return wrong("a vector has 1 to 4096 finite numbers", &r.id);
+        if !sound(&r.vector) {
+            return wrong("a vector has 1 to 4096 finite numbers, its length finite too");
         }
     }
     Ok(())
 }
 
+/// A finite length keeps every score finite (Cauchy and Schwarz).
+fn sound(vector: &[f32]) -> bool {
+    (1..=MAX_DIMENSIONS).contains(&vector.len()) && vector.iter().map(|x| x * x).sum::<f32>().is_finite()
+}
+
 #[async_trait]
 impl HealthCheck for EmbeddedVectors {
     async fn check(&self, depth: Depth) -> Health {
-        let open: Vec<Database> = self
-            .open
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .tenants
-            .values()
-            .map(|(_, db)| db.clone())
-            .collect();
-        for db in open {
+        for db in self.files.all() {
             let health = db.check(depth).await;
-            if health.status != forge_core::Status::Up {
+            if health.status != Status::Up {
                 return health;
             }
         }
@@ -129,32 +145,62 @@ impl HealthCheck for EmbeddedVectors {
 
 #[async_trait]
 impl VectorStore for EmbeddedVectors {
-    async fn upsert(&self, ctx: &ExecutionContext, namespace: &Namespace, records: Vec<Record>) -> Result<()> {
+    async fn upsert(&self, ctx: &ExecutionContext, namespace: &Namespace, mut records: Vec<Record>) -> Result<()> {
         same_tenant("vector.upsert", ctx, namespace)?;
         check(&records)?;
+        for record in &mut records {
+            self.tokenise(ctx.tenant(), &mut record.title)?;
+            self.tokenise(ctx.tenant(), &mut record.text)?;
+        }
         let inside = inside(namespace);
-        self.db(ctx.tenant()).await?.write("vector.upsert", move |tx| core::upsert(tx, &inside, &records)).await
+        self.files.of(ctx.tenant()).await?.write("vector.upsert", move |tx| core::upsert(tx, &inside, &records)).await
     }
 
-    async fn search(&self, ctx: &ExecutionContext, namespace: &Namespace, request: SearchRequest) -> Result<Vec<Hit>> {
+    async fn search(
+        &self,
+        ctx: &ExecutionContext,
+        namespace: &Namespace,
+        mut request: SearchRequest,
+    ) -> Result<Vec<Hit>> {
         same_tenant("vector.search", ctx, namespace)?;
         if !(1..=MAX_HITS).contains(&request.limit) {
             return Err(Error::invalid("vector.search", "the limit is 1 to 1000 hits"));
         }
+        if request.vector.is_none() && request.text.is_none() {
+            return Err(Error::invalid("vector.search", "give a vector, a text, or both"));
+        }
+        if request.vector.as_ref().is_some_and(|v| !sound(v)) {
+            return Err(Error::invalid(
+                "vector.search",
+                "a vector has 1 to 4096 finite numbers, its length finite too",
+            ));
+        }
+        if let Some(text) = &mut request.text {
+            if text.len() > MAX_TEXT {
+                return Err(Error::invalid("vector.search", "a query has at most 1 MiB"));
+            }
+            self.tokenise(ctx.tenant(), text)?;
+        }
         let inside = inside(namespace);
-        self.db(ctx.tenant()).await?.read("vector.search", move |c| core::search(c, &inside, &request)).await
+        let db = self.files.of(ctx.tenant()).await?;
+        let mut hits = db.read("vector.search", move |c| search::search(c, &inside, &request)).await?;
+        for hit in &mut hits {
+            self.reveal(ctx.tenant(), &mut hit.title)?;
+            self.reveal(ctx.tenant(), &mut hit.text)?;
+        }
+        Ok(hits)
     }
 
     async fn delete(&self, ctx: &ExecutionContext, namespace: &Namespace, ids: Vec<String>) -> Result<u64> {
         same_tenant("vector.delete", ctx, namespace)?;
         let inside = inside(namespace);
-        self.db(ctx.tenant()).await?.write("vector.delete", move |tx| core::delete(tx, &inside, &ids)).await
+        self.files.of(ctx.tenant()).await?.write("vector.delete", move |tx| core::delete(tx, &inside, &ids)).await
     }
 
     async fn count(&self, ctx: &ExecutionContext, namespace: &Namespace) -> Result<u64> {
         same_tenant("vector.count", ctx, namespace)?;
         let inside = inside(namespace);
-        self.db(ctx.tenant()).await?.read("vector.count", move |c| core::count(c, &inside)).await
+        self.files.of(ctx.tenant()).await?.read("vector.count", move |c| core::count(c, &inside)).await
     }
 
     fn capability(&self) -> VectorCapability {

@@ -1,17 +1,5 @@
-//! The one HTTP client of Forge: deadlines, `Retry-After`, bounded bodies, redacted errors, single attempts.
-//!
-//! It never retries (the guard does), never follows a redirect, and tells whether a failed request may have reached the far side:
-//! for an effect that cannot be repeated that is the difference between trying again and asking what happened.
-//!
-//! ```no_run
-//! use forge_core::{Principal, ExecutionContext, RequestId};
-//! use forge_http::{HttpClient, HttpOptions, Request};
-//! # async fn example(ctx: &ExecutionContext) -> forge_core::Result<()> {
-//! let http = HttpClient::new(HttpOptions::default())?;
-//! let answer = http.send(ctx, "weather.get", Request::get("https://api.example.com/v1/now")?.query("city", "Lisbon")).await?;
-//! let body: serde_json::Value = answer.success("weather.get")?.json("weather.get")?;
-//! # drop(body); Ok(()) }
-//! ```
+#![cfg_attr(docsrs, feature(doc_cfg))]
+#![doc = include_str!("../README.md")]
 
 mod request;
 mod response;
@@ -20,26 +8,34 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use forge_core::secret::Secret;
 use forge_core::{Error, ErrorKind, ExecutionContext, Result};
 
 pub use request::Request;
 pub use response::Response;
 
-/// How to connect and how much to read.
-#[derive(Debug, Clone, Copy)]
+/// How to connect and how much to read. The environment is not asked: a proxy is named here or there is none.
+#[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct HttpOptions {
     /// Time to connect; 5 seconds by default.
     pub connect_timeout: Duration,
     /// Time for the whole attempt; 30 seconds by default. The guard's limit may be shorter.
     pub timeout: Duration,
-    /// Largest body of an answer; 32 MiB by default.
+    /// Largest body of an answer; 32 MiB by default. [`Request::max_body`] may ask for less.
     pub max_body: usize,
+    /// The URL of a proxy for every request, with its password if it has one; none by default.
+    pub proxy: Option<Secret>,
 }
 
 impl Default for HttpOptions {
     fn default() -> Self {
-        Self { connect_timeout: Duration::from_secs(5), timeout: Duration::from_secs(30), max_body: 32 * 1024 * 1024 }
+        Self {
+            connect_timeout: Duration::from_secs(5),
+            timeout: Duration::from_secs(30),
+            max_body: 32 * 1024 * 1024,
+            proxy: None,
+        }
     }
 }
 
@@ -51,10 +47,10 @@ pub struct HttpClient {
 }
 
 impl HttpClient {
-    /// A client with TLS by rustls on ring, trusting Mozilla's roots.
+    /// A client with TLS by rustls on ring, trusting Mozilla's roots. Speaks HTTP/1.1, keeps no cookies.
     ///
     /// # Errors
-    /// `Config` if TLS cannot be set up.
+    /// `Config` if TLS cannot be set up or the proxy is no URL.
     pub fn new(options: HttpOptions) -> Result<Self> {
         let config = |e: Box<dyn std::error::Error + Send + Sync>| {
             Error::new(ErrorKind::Config, "http.new", "the HTTP client cannot be set up").with_source(e)
@@ -66,38 +62,52 @@ impl HttpClient {
             .map_err(|e| config(e.into()))?
             .with_root_certificates(roots)
             .with_no_client_auth();
-        let inner = reqwest::Client::builder()
+        let mut builder = reqwest::Client::builder()
             .tls_backend_preconfigured(tls)
             .redirect(reqwest::redirect::Policy::none())
+            .retry(reqwest::retry::never())
+            .no_proxy()
             .connect_timeout(options.connect_timeout)
             .timeout(options.timeout)
-            .user_agent(concat!("forge/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .map_err(|e| config(e.into()))?;
+            .user_agent(concat!("forge/", env!("CARGO_PKG_VERSION")));
+        if let Some(proxy) = &options.proxy {
+            // the source would repeat the URL
+            let wrong = |_| Error::new(ErrorKind::Config, "http.new", "give the proxy as an http or https URL");
+            builder = builder.proxy(reqwest::Proxy::all(proxy.expose()).map_err(wrong)?);
+        }
+        let inner = builder.build().map_err(|e| config(e.into()))?;
         Ok(Self { inner, max_body: options.max_body })
     }
 
     /// Makes one attempt. The answer comes back whatever its status; see [`Response::success`].
     ///
-    /// Dropping the future closes the connection; the far side may have acted all the same.
+    /// Carries `traceparent` where the context has a span. Dropping the future closes the connection; the far side may have acted
+    /// all the same.
     ///
     /// # Errors
-    /// `Unavailable` if it could not be sent, with the fact `sent=no`; `Unavailable` or `Timeout` with `sent=unknown` if it was
-    /// and no whole answer came; `InvalidInput` if the answer is too large.
+    /// `Unavailable`, or `Timeout` while connecting, with the fact `sent=no` if it could not be sent; the same two with
+    /// `sent=unknown` if it may have been and no whole answer came ([`may_have_been_sent`] tells them apart); `InvalidInput`, also
+    /// with `sent=unknown`, if the answer is too large; `InvalidInput` if a header or the URL is not valid.
     pub async fn send(&self, ctx: &ExecutionContext, operation: &'static str, request: Request) -> Result<Response> {
         let place = request.place();
+        let limit = request.limit(self.max_body);
         let at = |e: Error| e.with("url", place.clone());
+        let too_large = || {
+            at(Error::invalid(operation, "the answer is too large")
+                .with("limit", limit.to_string())
+                .with("sent", UNKNOWN))
+        };
         let request = request.build(&self.inner, ctx)?;
-        let answer = self.inner.execute(request).await.map_err(|e| at(lost(operation, e)))?;
+        let mut answer = self.inner.execute(request).await.map_err(|e| at(lost(operation, e)))?;
         let status = answer.status().as_u16();
         let headers = answer.headers().clone();
+        if answer.content_length().is_some_and(|n| usize::try_from(n).map_or(true, |n| n > limit)) {
+            return Err(too_large());
+        }
         let mut body = Vec::new();
-        let mut answer = answer;
         while let Some(part) = answer.chunk().await.map_err(|e| at(lost(operation, e)))? {
-            if body.len() + part.len() > self.max_body {
-                return Err(at(
-                    Error::invalid(operation, "the answer is too large").with("limit", self.max_body.to_string())
-                ));
+            if body.len() + part.len() > limit {
+                return Err(too_large());
             }
             body.extend_from_slice(&part);
         }
@@ -105,9 +115,12 @@ impl HttpClient {
     }
 }
 
-/// Whether an error says that the request may have reached the far side.
+const UNKNOWN: &str = "unknown";
+
+/// Whether an error says that the request may have reached the far side: of an effect that cannot be repeated, its outcome is then
+/// unknown.
 pub fn may_have_been_sent(error: &Error) -> bool {
-    error.context().any(|(k, v)| k == "sent" && v == "unknown")
+    error.context().any(|(k, v)| k == "sent" && v == UNKNOWN)
 }
 
 /// A transport's error; its URL goes, because a query may hold a secret.
@@ -115,7 +128,7 @@ fn lost(operation: &'static str, e: reqwest::Error) -> Error {
     let sent = if e.is_connect() || e.is_builder() || e.is_request() && !e.is_timeout() && never_sent(&e) {
         "no"
     } else {
-        "unknown"
+        UNKNOWN
     };
     let (kind, what) = match (e.is_timeout(), sent) {
         (true, _) => (ErrorKind::Timeout, "no answer in time"),

@@ -15,6 +15,7 @@ pub struct Request {
     headers: Vec<(&'static str, String)>,
     bearer: Option<Secret>,
     body: Option<(&'static str, Bytes)>,
+    max_body: Option<usize>,
 }
 
 impl Request {
@@ -42,7 +43,7 @@ impl Request {
         if !matches!(url.scheme(), "http" | "https") || !url.has_host() || !plain {
             return Err(wrong());
         }
-        Ok(Self { method, url, headers: Vec::new(), bearer: None, body: None })
+        Ok(Self { method, url, headers: Vec::new(), bearer: None, body: None, max_body: None })
     }
 
     /// Appends a segment to the path, encoded: nothing in it can leave its place.
@@ -97,13 +98,28 @@ impl Request {
         self
     }
 
+    /// Reads at most this many bytes of the answer, where that is less than the client's own limit.
+    #[must_use]
+    pub fn max_body(mut self, bytes: usize) -> Self {
+        self.max_body = Some(bytes);
+        self
+    }
+
+    pub(crate) fn limit(&self, most: usize) -> usize {
+        self.max_body.map_or(most, |n| n.min(most))
+    }
+
     /// Host and path, for errors.
     pub(crate) fn place(&self) -> String {
         format!("{}{}", self.url.host_str().unwrap_or_default(), self.url.path())
     }
 
     pub(crate) fn build(self, client: &reqwest::Client, ctx: &ExecutionContext) -> Result<reqwest::Request> {
-        let mut request = client.request(self.method, self.url).header("traceparent", ctx.trace().traceparent());
+        let mut request = client.request(self.method, self.url);
+        // W3C trace context: a parent of zeros is no parent
+        if ctx.trace().span_id != 0 {
+            request = request.header("traceparent", ctx.trace().traceparent());
+        }
         for (name, value) in self.headers {
             request = request.header(name, value);
         }

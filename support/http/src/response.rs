@@ -50,15 +50,16 @@ impl Response {
         })
     }
 
-    /// How long the server asks to wait (RFC 9110, 10.2.3: seconds or a date).
+    /// How long the server asks to wait (RFC 9110, 10.2.3: seconds or a date). A date is read by the server's own clock where it
+    /// sent its `Date`, since ours may differ.
     pub fn retry_after(&self) -> Option<Duration> {
-        let value = self.header("retry-after")?;
-        if let Ok(seconds) = value.trim().parse() {
+        let value = self.header("retry-after")?.trim();
+        if let Ok(seconds) = value.parse() {
             return Some(Duration::from_secs(seconds));
         }
-        let when = httpdate::parse_http_date(value).ok()?.duration_since(SystemTime::UNIX_EPOCH).ok()?;
-        let now = Duration::from_nanos(u64::try_from(SystemClock.now().as_nanos()).unwrap_or(0));
-        Some(when.saturating_sub(now))
+        let ours = || Duration::from_nanos(u64::try_from(SystemClock.now().as_nanos()).unwrap_or(0));
+        let now = self.header("date").and_then(since_epoch).unwrap_or_else(ours);
+        Some(since_epoch(value)?.saturating_sub(now))
     }
 
     /// The answer, if its status is a success.
@@ -89,6 +90,10 @@ impl Response {
             _ => e,
         }
     }
+}
+
+fn since_epoch(date: &str) -> Option<Duration> {
+    httpdate::parse_http_date(date).ok()?.duration_since(SystemTime::UNIX_EPOCH).ok()
 }
 
 impl fmt::Debug for Response {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -22,7 +22,7 @@ pub struct Recorded {
     pub who: Option<String>,
     /// What was asked.
     pub request: Value,
-    /// What became of it: `ok`, an error's name, or a fault's.
+    /// What became of it: `ok`, an error's name, or `fault` where a fault kept it from being done.
     pub outcome: String,
     /// The effect that was made, if one was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -45,15 +45,20 @@ impl Record {
         if let Some(dir) = path.parent() {
             std::fs::create_dir_all(dir)?;
         }
-        let text = std::fs::read_to_string(path).unwrap_or_default();
-        let all: Vec<Recorded> = text.lines().filter_map(|l| serde_json::from_str(l).ok()).collect();
+        // bytes, since a line may be torn inside a character
+        let old = match std::fs::read(path) {
+            Ok(bytes) => bytes,
+            Err(e) if e.kind() == ErrorKind::NotFound => Vec::new(),
+            Err(e) => return Err(e),
+        };
+        let all: Vec<Recorded> = old.split(|b| *b == b'\n').filter_map(|l| serde_json::from_slice(l).ok()).collect();
         let mut counts = BTreeMap::new();
         for r in &all {
             let n = counts.entry(r.route.clone()).or_insert(0);
             *n = r.nth.max(*n);
         }
         let file = OpenOptions::new().create(true).append(true).open(path)?;
-        if !text.is_empty() && !text.ends_with('\n') {
+        if !old.is_empty() && !old.ends_with(b"\n") {
             (&file).write_all(b"\n")?;
         }
         Ok(Self(Mutex::new(Inner { file, all, counts, faults })))
@@ -69,7 +74,7 @@ impl Record {
         let n = inner.counts.entry(route.to_owned()).or_insert(0);
         *n += 1;
         let nth = *n;
-        let play = inner.faults.iter().find(|f| f.route == route && f.nth == nth).map(|f| f.play);
+        let play = inner.faults.iter().find_map(|f| f.of(route, nth));
         (nth, play)
     }
 
@@ -88,5 +93,10 @@ impl Record {
 
     pub(crate) fn all(&self) -> Vec<Recorded> {
         self.inner().all.clone()
+    }
+
+    /// How many requests a route got.
+    pub(crate) fn count(&self, route: &str) -> usize {
+        self.inner().all.iter().filter(|r| r.route == route).count()
     }
 }

@@ -1,10 +1,10 @@
 //! Serving a router, with answers that can be lost.
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use axum::Router;
-use axum::body::Body;
+use axum::body::{Body, Bytes};
+use axum::http::response::Parts;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use hyper_util::rt::TokioIo;
@@ -58,11 +58,23 @@ pub(crate) async fn serve(app: Router) -> std::io::Result<Serving> {
     Ok(Serving { address, task })
 }
 
-/// A fault that keeps a request from being done.
-pub(crate) fn refusal(play: Option<Play>, body: impl FnOnce(u16) -> Value) -> Option<Response> {
-    let Some(Play::Status(code, retry_after)) = play else { return None };
+/// Why a request is refused, for the protocol's own words.
+#[derive(Clone, Copy)]
+pub(crate) enum Refusal {
+    Status(u16),
+    Named(&'static str),
+}
+
+/// A fault that keeps a request from being done. `body` says it in the protocol's words, and with which status.
+pub(crate) fn refusal(play: Option<Play>, body: impl FnOnce(Refusal) -> (u16, Value)) -> Option<Response> {
+    let (why, retry_after) = match play? {
+        Play::Status(code, retry_after) => (Refusal::Status(code), retry_after),
+        Play::Refuse(name) => (Refusal::Named(name), None),
+        _ => return None,
+    };
+    let (code, body) = body(why);
     let status = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let mut answer = (status, axum::Json(body(code))).into_response();
+    let mut answer = (status, axum::Json(body)).into_response();
     if let Some(wait) = retry_after {
         answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(wait.as_secs()));
     }
@@ -78,20 +90,25 @@ pub(crate) async fn faulty(play: Option<Play>, answer: Response) -> Response {
             lost
         }
         Some(Play::Truncate) => {
-            let (parts, body) = answer.into_parts();
-            let whole = axum::body::to_bytes(body, usize::MAX).await.unwrap_or_default();
-            let half = whole.slice(..whole.len() / 2);
+            let (parts, half) = half(answer).await;
             let broken = futures::stream::iter([Ok(half), Err(std::io::Error::other("cut off"))]);
             Response::from_parts(parts, Body::from_stream(broken))
         }
+        Some(Play::Shorten) => {
+            let (parts, half) = half(answer).await;
+            Response::from_parts(parts, half.into())
+        }
         Some(Play::Delay(d)) => {
-            delay(d).await;
+            tokio::time::sleep(d).await;
             answer
         }
         _ => answer,
     }
 }
 
-async fn delay(d: Duration) {
-    tokio::time::sleep(d).await;
+async fn half(answer: Response) -> (Parts, Bytes) {
+    let (mut parts, body) = answer.into_parts();
+    parts.headers.remove(header::CONTENT_LENGTH);
+    let whole = axum::body::to_bytes(body, usize::MAX).await.unwrap_or_default();
+    (parts, whole.slice(..whole.len() / 2))
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axum::body::Bytes;
-use axum::extract::{Query, State};
+use axum::extract::{Query, RawQuery, State};
 use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, post};
@@ -17,7 +17,10 @@ use serde_json::{Value, json};
 
 use crate::fault::Fault;
 use crate::record::{Record, Recorded};
-use crate::serve::{Serving, faulty, refusal, serve};
+use crate::serve::{Refusal, Serving, faulty, refusal, serve};
+
+/// Characters after which Slack cuts a text, and says so in a warning beside `ok: true`.
+const MAX_TEXT: usize = 40_000;
 
 /// The server. Dropping it ends it.
 pub struct SlackStandIn {
@@ -73,6 +76,11 @@ impl SlackStandIn {
         self.shared.record.all().into_iter().filter_map(|r| r.effect).collect()
     }
 
+    /// How many requests a route got, in earlier processes too; those that a fault refused count.
+    pub fn requests(&self, route: &str) -> usize {
+        self.shared.record.count(route)
+    }
+
     /// What was received, by earlier processes too.
     pub fn received(&self) -> Vec<Recorded> {
         self.shared.record.all()
@@ -81,6 +89,15 @@ impl SlackStandIn {
 
 fn failure(error: &str) -> Value {
     json!({ "ok": false, "error": error })
+}
+
+/// A fault as Slack says it.
+fn words(why: Refusal) -> (u16, Value) {
+    match why {
+        Refusal::Status(429) => (429, failure("ratelimited")),
+        Refusal::Status(code) => (code, failure("internal_error")),
+        Refusal::Named(error) => (200, failure(error)),
+    }
 }
 
 async fn post_message(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: Bytes) -> Response {
@@ -98,7 +115,7 @@ async fn post_message(State(shared): State<Arc<Shared>>, headers: HeaderMap, bod
             effect,
         });
     };
-    if let Some(refused) = refusal(play, |code| failure(if code == 429 { "ratelimited" } else { "internal_error" })) {
+    if let Some(refused) = refusal(play, words) {
         log("fault", None);
         return refused;
     }
@@ -111,9 +128,14 @@ async fn post_message(State(shared): State<Arc<Shared>>, headers: HeaderMap, bod
     let mut message = request.clone();
     message["ts"] = json!(ts);
     message["workspace"] = json!(workspace);
+    let text = request["text"].as_str().unwrap_or_default();
+    let cut = text.char_indices().nth(MAX_TEXT).map(|(at, _)| &text[..at]);
+    if let Some(kept) = cut {
+        message["text"] = json!(kept);
+    }
     log("ok", Some(message.clone()));
     let mut answer = json!({ "ok": true, "channel": request["channel"], "ts": ts, "message": message });
-    if request["text"].as_str().is_some_and(|t| t.chars().count() > 40_000) {
+    if cut.is_some() {
         answer["response_metadata"] = json!({ "warnings": ["message_truncated"] });
     }
     faulty(play, Json(answer).into_response()).await
@@ -134,23 +156,57 @@ fn check(request: &Value, channels: Option<&BTreeSet<String>>) -> Result<(), &'s
     if request["text"].as_str().is_none_or(str::is_empty) && blocks.is_empty() {
         return Err("no_text");
     }
-    let texts: Vec<usize> =
-        blocks.iter().filter_map(|b| b["text"]["text"].as_str()).map(|t| t.chars().count()).collect();
-    if blocks.len() > 50 || texts.iter().any(|n| *n > 3000) || blocks.iter().any(|b| b["type"].as_str().is_none()) {
+    let characters = |v: &Value| v.as_str().map_or(0, |t| t.chars().count());
+    let fits = |b: &Value| match b["type"].as_str() {
+        Some("section") => {
+            let none = Vec::new();
+            let fields = b["fields"].as_array().unwrap_or(&none);
+            let small = fields.len() <= 10 && fields.iter().all(|f| characters(&f["text"]) <= 2000);
+            characters(&b["text"]["text"]) <= 3000 && small && b["text"].is_object() | !fields.is_empty()
+        }
+        Some("header") => (1..=150).contains(&characters(&b["text"]["text"])),
+        Some(_) => true,
+        None => false,
+    };
+    if blocks.len() > 50 || !blocks.iter().all(fits) {
         return Err("invalid_blocks");
     }
-    if texts.iter().sum::<usize>() > 11_000 {
+    if blocks.iter().map(|b| characters(&b["text"]["text"])).sum::<usize>() > 11_000 {
         return Err("msg_blocks_too_long");
+    }
+    let metadata = &request["metadata"];
+    if !(metadata.is_null() || metadata["event_type"].is_string() && metadata["event_payload"].is_object()) {
+        return Err("invalid_metadata_format");
     }
     Ok(())
 }
 
+/// Arguments of a read: in the query of a GET, in the form or the JSON of a POST.
+fn arguments(query: &str, headers: &HeaderMap, body: &[u8]) -> BTreeMap<String, String> {
+    let pairs = |text: &[u8]| -> BTreeMap<String, String> {
+        let uri = format!("/?{}", String::from_utf8_lossy(text)).parse();
+        uri.ok().and_then(|u| Query::try_from_uri(&u).ok()).map(|Query(pairs)| pairs).unwrap_or_default()
+    };
+    let mut found = pairs(query.as_bytes());
+    let json = headers.get(header::CONTENT_TYPE).is_some_and(|t| t.as_bytes().starts_with(b"application/json"));
+    if json {
+        let body: BTreeMap<String, Value> = serde_json::from_slice(body).unwrap_or_default();
+        let plain = |v: Value| v.as_str().map_or_else(|| v.to_string(), str::to_owned);
+        found.extend(body.into_iter().map(|(k, v)| (k, plain(v))));
+    } else {
+        found.extend(pairs(body));
+    }
+    found
+}
+
 async fn history(
     State(shared): State<Arc<Shared>>,
-    Query(query): Query<BTreeMap<String, String>>,
+    RawQuery(query): RawQuery,
     headers: HeaderMap,
+    body: Bytes,
 ) -> Response {
     let (nth, play) = shared.record.next("conversations.history");
+    let query = arguments(query.as_deref().unwrap_or_default(), &headers, &body);
     let caller = shared.caller(&headers);
     let log = |outcome: &str| {
         let who = caller.as_ref().map(|(w, _)| w.clone());
@@ -164,7 +220,7 @@ async fn history(
             effect: None,
         });
     };
-    if let Some(refused) = refusal(play, |_| failure("internal_error")) {
+    if let Some(refused) = refusal(play, words) {
         log("fault");
         return refused;
     }
@@ -206,8 +262,22 @@ async fn history(
 }
 
 async fn auth_test(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Response {
-    match shared.caller(&headers) {
-        Some((workspace, _)) => Json(json!({ "ok": true, "team": workspace, "team_id": workspace })).into_response(),
-        None => Json(failure("invalid_auth")).into_response(),
+    let (nth, play) = shared.record.next("auth.test");
+    let who = shared.caller(&headers).map(|(workspace, _)| workspace);
+    let refused = refusal(play, words);
+    let outcome = match (&refused, &who) {
+        (Some(_), _) => "fault",
+        (None, Some(_)) => "ok",
+        (None, None) => "invalid_auth",
+    };
+    let (route, request) = ("auth.test".into(), Value::Null);
+    shared.record.append(Recorded { route, nth, who: who.clone(), request, outcome: outcome.into(), effect: None });
+    if let Some(refused) = refused {
+        return refused;
     }
+    let answer = match who {
+        Some(workspace) => json!({ "ok": true, "team": workspace, "team_id": workspace }),
+        None => failure("invalid_auth"),
+    };
+    faulty(play, Json(answer).into_response()).await
 }
