@@ -334,10 +334,16 @@ impl Driving<'_> {
                     StepBooks::default(),
                     None,
                 );
-                let mut n = 0;
+                let (mut n, mut settled) = (0, false);
                 loop {
                     n += 1;
                     let probed = tools.probe(ctx, tool, &args(outputs)?, intent, &options).await;
+                    // what was sent a moment ago may not show yet: "not there" is believed the second time
+                    if matches!(probed, Ok((Probed::NotHappened, _))) && !settled {
+                        settled = true;
+                        parts.clock.sleep(step.tries.base).await;
+                        continue;
+                    }
                     // looking is harmless: a far side that is busy is asked again before a person is
                     match probed.as_ref().err().and_then(|e| step.tries.backoff(n, e)) {
                         Some(wait) => parts.clock.sleep(wait).await,
