@@ -52,7 +52,7 @@ pub struct AuditRecord {
 pub enum AuditEvent {
     /// A call was allowed, denied or held; exactly one for each call that reached the guard.
     Decision {
-        /// Where it ended, for a refusal: `context`, `schema`, `classify`, `policy`, `approval`, `redact`, `quota`.
+        /// Where it ended, for a refusal: `context`, `schema`, `classify`, `policy`, `approval`, `redact`, `quota`; `executed` for a call that went through.
         phase: String,
         /// The answer.
         verdict: Verdict,

@@ -378,7 +378,7 @@ impl Shared {
         let definition = self.workflows.get(name).ok_or_else(|| changed("the workflow is not registered any more"))?;
         if definition.digest() != record.run.definition {
             return Err(changed(
-                "the stored run was made by another definition; register that one too, or cancel the run",
+                "the stored run was made by another definition; start a host that has that one, or cancel the run",
             ));
         }
         Ok(definition)
