@@ -12,7 +12,7 @@ use crate::{Adapter, ExecutionContext, Namespace, Result};
 pub struct Entry {
     /// The bytes.
     pub value: Bytes,
-    /// Changes with every write; for [`PutMode::Match`].
+    /// Changes with every write and is not used again, not after a delete either; for [`PutMode::Match`].
     pub version: u64,
 }
 

@@ -1,6 +1,7 @@
 //! Stores in memory: key-values, blobs and vectors.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use async_trait::async_trait;
@@ -36,13 +37,15 @@ type Row = (Entry, Option<Timestamp>);
 #[derive(Debug, Default)]
 pub struct FakeKeyValue {
     rows: Mutex<BTreeMap<(Namespace, String), Row>>,
+    /// Writes so far: a version is never used twice, not after a delete either.
+    written: AtomicU64,
     clock: Arc<ManualClock>,
 }
 
 impl FakeKeyValue {
     /// With a clock that the test moves.
     pub fn new(clock: Arc<ManualClock>) -> Self {
-        Self { rows: Mutex::default(), clock }
+        Self { clock, ..Self::default() }
     }
 
     fn live(&self, row: Option<&Row>) -> Option<Entry> {
@@ -86,7 +89,7 @@ impl KeyValue for FakeKeyValue {
         if !fits {
             return Err(Error::new(ErrorKind::Conflict, "kv.put", "the stored version is another"));
         }
-        let version = rows.get(&at).map_or(0, |(e, _)| e.version) + 1;
+        let version = self.written.fetch_add(1, Ordering::Relaxed) + 1;
         rows.insert(at, (Entry { value, version }, options.ttl.map(|t| self.clock.now().after(t))));
         Ok(version)
     }

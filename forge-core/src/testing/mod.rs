@@ -1,74 +1,33 @@
-//! Helpers for tests of backends and hosts (feature `testing`).
+//! For tests of backends and hosts (feature `testing`): contexts, guards of fakes, and one **conformance suite** a trait.
+//!
+//! A suite is a function that takes a way to make a fresh backend, runs every scenario of the trait's `# Contract` on it, and
+//! panics with the scenario's name where one does not hold. It runs everything twice, on the bare backend and behind
+//! [`Guarded`](crate::guard::Guarded) where the guard wraps the trait, and fails if a method of the trait was called by no scenario.
+//!
+//! ```
+//! # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+//! use forge_core::{fake::FakeKeyValue, testing};
+//! testing::key_value(|| async { FakeKeyValue::default() }).await;
+//! # })
+//! ```
+//!
+//! What a suite cannot do by itself the [`Fixture`] hands over: a clock that it may move, a way to open the store again, a way
+//! to take its server away. A capability that is declared must then hold, and one that is not declared must not.
 
-use std::sync::Arc;
+#![expect(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    clippy::future_not_send,
+    reason = "a suite says what failed by panicking, as a test does; a test's closure need not be `Send`"
+)]
 
-use serde_json::Value;
+mod build;
+mod fixture;
+mod hostile;
+mod kv;
+mod spy;
 
-use crate::guard::{Guard, GuardParts};
-use crate::metrics::NoMetrics;
-use crate::tool::{ToolCall, ToolEnv};
-use crate::{Clock, ExecutionContext, OperationKey, Principal, RequestId, Result, ToolName, fake};
-
-/// A context of `tenant/employee` with a role; its request id follows from the two names.
-///
-/// # Panics
-/// If a name does not parse.
-#[expect(clippy::expect_used, reason = "a test helper")]
-pub fn context(tenant: &str, employee: &str, role: &str) -> ExecutionContext {
-    let principal = Principal::employee(tenant, employee, role).expect("valid names");
-    ExecutionContext::issue(principal, RequestId::derived(&[tenant.as_bytes(), employee.as_bytes()]))
-}
-
-/// A call as the guard would make it, for unit tests of one tool.
-///
-/// # Errors
-/// `InvalidInput` if the name or the arguments do not fit.
-pub fn tool_call(name: &str, args: &Value, env: ToolEnv) -> Result<ToolCall> {
-    let raw = serde_json::value::to_raw_value(args)
-        .map_err(|e| crate::Error::invalid("testing.tool_call", "the arguments do not serialise").with_source(e))?;
-    let key = OperationKey::derived(&[b"test", name.as_bytes(), raw.get().as_bytes()]);
-    Ok(ToolCall::new(ToolName::parse(name)?, Arc::from(raw), key, 1, None, env))
-}
-
-/// A tool's environment made of fakes.
-pub fn tool_env() -> ToolEnv {
-    ToolEnv {
-        blobs: Arc::new(fake::FakeBlobs::default()),
-        vectors: Arc::new(fake::FakeVectors::default()),
-        embedder: Arc::new(fake::FakeEmbedder),
-        redactor: Arc::new(fake::FakeRedactor),
-        secrets: crate::secret::Secrets::standard(),
-        clock: Arc::new(fake::ManualClock::default()),
-    }
-}
-
-/// A guard made of fakes, with handles on its books.
-#[derive(Debug, Clone)]
-pub struct FakeGuard {
-    /// The guard.
-    pub guard: Guard,
-    /// What it is made of.
-    pub parts: GuardParts,
-    /// Its audit rows.
-    pub audit: fake::FakeAudit,
-    /// Its usage.
-    pub ledger: fake::FakeLedger,
-}
-
-/// A guard with this policy and clock; everything else is a fake without limits.
-pub fn fake_guard(policy: fake::FakePolicy, clock: Arc<dyn Clock>) -> FakeGuard {
-    let (audit, ledger) = (fake::FakeAudit::default(), fake::FakeLedger::default());
-    let parts = GuardParts {
-        policy: Arc::new(policy),
-        approvals: Arc::new(fake::FakeApprovals::default()),
-        redactor: Arc::new(fake::FakeRedactor),
-        keyring: Arc::new(fake::FakeKeyring),
-        quota: Arc::new(fake::FakeQuota::default()),
-        pricing: Arc::new(fake::FakePricing),
-        ledger: Arc::new(ledger.clone()),
-        audit: Arc::new(audit.clone()),
-        metrics: Arc::new(NoMetrics),
-        clock,
-    };
-    FakeGuard { guard: Guard::new(parts.clone()), parts, audit, ledger }
-}
+pub use build::{FakeGuard, context, fake_guard, tool_call, tool_env};
+pub use fixture::Fixture;
+pub use hostile::HOSTILE;
+pub use kv::key_value;

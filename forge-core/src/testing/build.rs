@@ -1,0 +1,74 @@
+//! Contexts, calls and guards for tests of backends and hosts.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use crate::guard::{Guard, GuardParts};
+use crate::metrics::NoMetrics;
+use crate::tool::{ToolCall, ToolEnv};
+use crate::{Clock, ExecutionContext, OperationKey, Principal, RequestId, Result, ToolName, fake};
+
+/// A context of `tenant/employee` with a role; its request id follows from the two names.
+///
+/// # Panics
+/// If a name does not parse.
+#[expect(clippy::expect_used, reason = "a test helper")]
+pub fn context(tenant: &str, employee: &str, role: &str) -> ExecutionContext {
+    let principal = Principal::employee(tenant, employee, role).expect("valid names");
+    ExecutionContext::issue(principal, RequestId::derived(&[tenant.as_bytes(), employee.as_bytes()]))
+}
+
+/// A call as the guard would make it, for unit tests of one tool.
+///
+/// # Errors
+/// `InvalidInput` if the name or the arguments do not fit.
+pub fn tool_call(name: &str, args: &Value, env: ToolEnv) -> Result<ToolCall> {
+    let raw = serde_json::value::to_raw_value(args)
+        .map_err(|e| crate::Error::invalid("testing.tool_call", "the arguments do not serialise").with_source(e))?;
+    let key = OperationKey::derived(&[b"test", name.as_bytes(), raw.get().as_bytes()]);
+    Ok(ToolCall::new(ToolName::parse(name)?, Arc::from(raw), key, 1, None, env))
+}
+
+/// A tool's environment made of fakes.
+pub fn tool_env() -> ToolEnv {
+    ToolEnv {
+        blobs: Arc::new(fake::FakeBlobs::default()),
+        vectors: Arc::new(fake::FakeVectors::default()),
+        embedder: Arc::new(fake::FakeEmbedder),
+        redactor: Arc::new(fake::FakeRedactor),
+        secrets: crate::secret::Secrets::standard(),
+        clock: Arc::new(fake::ManualClock::default()),
+    }
+}
+
+/// A guard made of fakes, with handles on its books.
+#[derive(Debug, Clone)]
+pub struct FakeGuard {
+    /// The guard.
+    pub guard: Guard,
+    /// What it is made of.
+    pub parts: GuardParts,
+    /// Its audit rows.
+    pub audit: fake::FakeAudit,
+    /// Its usage.
+    pub ledger: fake::FakeLedger,
+}
+
+/// A guard with this policy and clock; everything else is a fake without limits.
+pub fn fake_guard(policy: fake::FakePolicy, clock: Arc<dyn Clock>) -> FakeGuard {
+    let (audit, ledger) = (fake::FakeAudit::default(), fake::FakeLedger::default());
+    let parts = GuardParts {
+        policy: Arc::new(policy),
+        approvals: Arc::new(fake::FakeApprovals::default()),
+        redactor: Arc::new(fake::FakeRedactor),
+        keyring: Arc::new(fake::FakeKeyring),
+        quota: Arc::new(fake::FakeQuota::default()),
+        pricing: Arc::new(fake::FakePricing),
+        ledger: Arc::new(ledger.clone()),
+        audit: Arc::new(audit.clone()),
+        metrics: Arc::new(NoMetrics),
+        clock,
+    };
+    FakeGuard { guard: Guard::new(parts.clone()), parts, audit, ledger }
+}
