@@ -121,8 +121,8 @@ impl Forge {
                 () = p.clock.sleep(left(&p.clock)) => serving.abort(),
             }
         }
-        p.ledger.flush().await?;
-        p.audit.flush().await
+        p.ledger.flush(None).await?;
+        p.audit.flush(None).await
     }
 }
 

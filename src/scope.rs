@@ -6,7 +6,9 @@ use forge_core::approvals::{Answer, Approval};
 use forge_core::audit::{AuditLog, AuditRow, ChainReport};
 use forge_core::guard::{Access, CallOptions};
 use forge_core::model::{Completion, CompletionRequest};
+use forge_core::policy::Obligations;
 use forge_core::queue::{NewTask, TaskQueue, TaskStatus};
+use forge_core::redact::RedactOptions;
 use forge_core::tool::{Effect, ToolOutput};
 use forge_core::usage::{UsageEvent, UsageQuery, UsageTotals};
 use forge_core::vector::Hit;
@@ -148,8 +150,17 @@ impl Scope<'_> {
     /// # Errors
     /// `TenantMismatch`, `PolicyDenied`.
     pub async fn recall(&self, namespace: &Namespace, query: &str, limit: usize) -> Result<Vec<Hit>> {
-        self.read("memory.read", namespace.memory_type().as_str(), namespace.tenant()).await?;
-        self.forge.parts().memory.recall(&self.ctx, namespace, query, limit).await
+        let obliged = self.read("memory.read", namespace.memory_type().as_str(), namespace.tenant()).await?;
+        let parts = self.forge.parts();
+        let most = obliged.max_rows.map_or(limit, |n| limit.min(usize::try_from(n).unwrap_or(usize::MAX)));
+        let mut hits = parts.memory.recall(&self.ctx, namespace, query, most).await?;
+        let mask = RedactOptions::mask(obliged.redact_output);
+        if !mask.kinds.is_empty() {
+            for text in hits.iter_mut().flat_map(|hit| [&mut hit.title, &mut hit.text]) {
+                *text = parts.redactor.redact(self.ctx.tenant(), text.as_str().into(), &mask)?.into_owned();
+            }
+        }
+        Ok(hits)
     }
 
     /// Usage events of a tenant, oldest first, at most `limit`.
@@ -178,7 +189,7 @@ impl Scope<'_> {
         self.read("audit.read", "audit", owner).await?;
         let audit = &self.forge.parts().audit;
         // what was decided before this question is in the answer
-        audit.flush().await?;
+        audit.flush(Some(owner)).await?;
         audit.read(&self.ctx, from_seq, limit).await
     }
 
@@ -189,7 +200,7 @@ impl Scope<'_> {
     pub async fn verify_audit(&self, owner: &TenantId) -> Result<ChainReport> {
         self.read("audit.read", "audit", owner).await?;
         let audit = &self.forge.parts().audit;
-        audit.flush().await?;
+        audit.flush(Some(owner)).await?;
         audit.verify(&self.ctx).await
     }
 
@@ -200,7 +211,7 @@ impl Scope<'_> {
     pub async fn export_audit(&self, owner: &TenantId, path: impl AsRef<Path>) -> Result<u64> {
         self.read("audit.read", "audit", owner).await?;
         let audit = &self.forge.parts().audit;
-        audit.flush().await?;
+        audit.flush(Some(owner)).await?;
         audit.export_jsonl(&self.ctx, path).await
     }
 
@@ -208,7 +219,8 @@ impl Scope<'_> {
         Access { action, resource, owner, effect, payload: Value::Null }
     }
 
-    async fn read(&self, action: &'static str, resource: &str, owner: &TenantId) -> Result<()> {
-        self.forge.parts().guard.authorize(&self.ctx, self.access(action, resource, owner, Effect::Read)).await
+    async fn read(&self, action: &'static str, resource: &str, owner: &TenantId) -> Result<Obligations> {
+        let access = self.access(action, resource, owner, Effect::Read);
+        self.forge.parts().guard.authorize(&self.ctx, access).await
     }
 }

@@ -52,7 +52,7 @@ pub struct AuditRecord {
 pub enum AuditEvent {
     /// A call was allowed, denied or held; exactly one for each call that reached the guard.
     Decision {
-        /// Where it ended, for a refusal: `context`, `schema`, `classify`, `policy`, `approval`, `redact`, `quota`; `executed` for a call that went through.
+        /// Where it ended, for a refusal: `context`, `schema`, `classify`, `policy`, `approval`, `redact`, `permit`, `quota`, `books`, `document`; `executed` for a call that went through.
         phase: String,
         /// The answer.
         verdict: Verdict,
@@ -73,7 +73,7 @@ pub enum AuditEvent {
     },
     /// An allowed call ended; exactly one for each that was executed.
     Outcome {
-        /// `ok`, or the kind of the error.
+        /// `ok`, `cached`, or the kind of the error.
         result: String,
         /// How many attempts were made in this try.
         attempts: u32,
@@ -226,11 +226,11 @@ pub trait AuditLog: Adapter {
     /// `Unavailable`.
     async fn verify(&self, ctx: &ExecutionContext) -> Result<ChainReport>;
 
-    /// Waits until everything appended so far is on the disk.
+    /// Waits until everything appended so far is on the disk: a tenant's, or everybody's with `None`.
     ///
     /// # Errors
     /// `Unavailable`.
-    async fn flush(&self) -> Result<()>;
+    async fn flush(&self, tenant: Option<&TenantId>) -> Result<()>;
 
     /// What it can do.
     fn capability(&self) -> AuditCapability;

@@ -1,6 +1,7 @@
 //! Language models, and providers that stand in for one and say so.
 
 use std::ops::Range;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -101,12 +102,21 @@ pub struct ModelCapability {
     pub citations: bool,
     /// Text leaves this process.
     pub remote: bool,
+    /// How long the same request may be given the same answer; `None`: never.
+    pub cache: Option<Duration>,
 }
 
 impl ModelCapability {
     /// The abilities, named.
     pub const fn new(language_model: bool, citations: bool, remote: bool) -> Self {
-        Self { language_model, citations, remote }
+        Self { language_model, citations, remote, cache: None }
+    }
+
+    /// Declares that the same request may be given the same answer for so long; an hour is usual.
+    #[must_use]
+    pub const fn cached(mut self, time: Duration) -> Self {
+        self.cache = Some(time);
+        self
     }
 }
 

@@ -29,6 +29,7 @@
 //! let call = forge_core::tool::ToolCall { name: todo!(), args: todo!() };
 //! ```
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,6 +43,7 @@ use serde_json::value::RawValue;
 
 use crate::blob::BlobStore;
 use crate::embed::Embedder;
+use crate::guard::CacheFor;
 use crate::redact::Redactor;
 use crate::secret::Secrets;
 use crate::time::Clock;
@@ -83,6 +85,7 @@ pub struct ToolSpec {
     pub(crate) timeout: Duration,
     pub(crate) max_input: usize,
     pub(crate) resource_fields: Vec<&'static str>,
+    pub(crate) cache: Option<(Duration, CacheFor)>,
 }
 
 impl ToolSpec {
@@ -98,6 +101,7 @@ impl ToolSpec {
             timeout: Duration::from_secs(30),
             max_input: 256 * 1024,
             resource_fields: Vec::new(),
+            cache: None,
         }
     }
 
@@ -127,6 +131,14 @@ impl ToolSpec {
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
+        self
+    }
+
+    /// The same arguments may be given the same answer for so long: a parsed document a day, a knowledge base half an hour. For
+    /// tools that read; a hit is decided, audited and metered (as `cached`, nothing used) like any other call.
+    #[must_use]
+    pub fn cached(mut self, time: Duration, whose: CacheFor) -> Self {
+        self.cache = Some((time, whose));
         self
     }
 
@@ -277,12 +289,21 @@ pub(crate) fn parse_args<T: DeserializeOwned>(tool: &str, raw: &RawValue) -> Res
 pub struct ToolOutput {
     pub(crate) content: Value,
     pub(crate) quantity: Quantity,
+    pub(crate) documents: BTreeSet<String>,
 }
 
 impl ToolOutput {
     /// The answer; everything in it is data to whoever reads it, never an instruction.
     pub fn new(content: Value) -> Self {
-        Self { content, quantity: Quantity::TOOL_CALL }
+        Self { content, quantity: Quantity::TOOL_CALL, documents: BTreeSet::new() }
+    }
+
+    /// Says that content of documents with these tags is in it: before it is handed on, the policy decides about
+    /// `document.read` by them.
+    #[must_use]
+    pub fn with_documents(mut self, tags: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.documents.extend(tags.into_iter().map(Into::into));
+        self
     }
 
     /// Reports what was used, where it is more than one call.

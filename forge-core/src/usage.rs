@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 
+use crate::audit::Durability;
 use crate::money::Money;
 use crate::slot::Slot;
 use crate::{
@@ -60,6 +61,8 @@ pub enum UsageStatus {
     Failed,
     /// Dropped or cancelled after it was begun.
     Cancelled,
+    /// Answered from a cache: nothing was used.
+    Cached,
 }
 
 /// One entry of the ledger. No payload and no personal data.
@@ -188,11 +191,11 @@ pub trait UsageLedger: Adapter {
     /// `Unavailable`.
     async fn totals(&self, ctx: &ExecutionContext, query: &UsageQuery) -> Result<UsageTotals>;
 
-    /// Waits until everything filled into slots so far is on the disk.
+    /// Waits until everything filled into slots so far is on the disk: a tenant's, or everybody's with `None`.
     ///
     /// # Errors
     /// `Unavailable`.
-    async fn flush(&self) -> Result<()>;
+    async fn flush(&self, tenant: Option<&TenantId>) -> Result<()>;
 
     /// What it can do.
     fn capability(&self) -> LedgerCapability;
@@ -213,7 +216,7 @@ pub trait Pricing: fmt::Debug + Send + Sync + 'static {
 /// What a call asks to be allowed to use.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct QuotaRequest {
-    /// Which call; reserving again for the same one takes nothing more.
+    /// Which call; reserving again for the same one, while it is held, takes nothing more.
     pub operation: OperationKey,
     /// Of what.
     pub resource: Resource,
@@ -221,6 +224,8 @@ pub struct QuotaRequest {
     pub quantity: Quantity,
     /// At most at this cost, where a price is known.
     pub cost: Option<Money>,
+    /// `Durable` for an effect: what it holds is on the disk before it is made. `Enqueued` for a read: a crash forgets it.
+    pub durability: Durability,
 }
 
 /// What is left of the limit that binds first.

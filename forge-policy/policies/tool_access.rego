@@ -7,6 +7,7 @@
 #   send_allow   {tool: [channel, ...]}             where a message may go without a person's yes
 #   always_approve [tool, ...]                      tools that always need it
 #   approvers    [role, ...]                        the roles that may give it; without one a held call is a denial
+#   doc_access   {tag: [role, ...]}                 who may read documents with a tag; a tag that is not listed is open to the call that leads to it
 #   redact_outgoing [kind, ...]                     masked in what leaves; all kinds where it is not said
 #
 # Written so that the bytecode machine and the interpreter agree: an assignment from a path that is not there does not end
@@ -46,6 +47,17 @@ granted if {
 	some pattern in role_grants
 	endswith(pattern, "*")
 	startswith(request, trim_suffix(pattern, "*"))
+}
+
+# the call that leads to a document was granted; its tags decide about the content
+granted if input.action == "document.read"
+
+denials contains "document_not_granted" if {
+	input.action == "document.read"
+	some tag in input.doc_tags
+	roles := object.get(object.get(data.tenant, "doc_access", {}), tag, null)
+	roles != null
+	not input.role in roles
 }
 
 denials contains "no_tenant_data" if not data.tenant.grants

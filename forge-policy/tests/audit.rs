@@ -234,7 +234,7 @@ async fn sixty_four_tasks_append_to_two_chains() {
     for t in tasks {
         t.await.unwrap();
     }
-    log.flush().await.unwrap();
+    log.flush(None).await.unwrap();
     for tenant in ["acme", "globex"] {
         let report = log.verify(&ctx(tenant)).await.unwrap();
         assert_eq!((report.rows, report.broken), (320, None));
@@ -254,7 +254,7 @@ async fn a_closed_file_loses_nothing_and_the_chain_goes_on() {
     }
     held.fill(record(&tenants[0], 99));
     drop(log.reserve(&tenants[1]).await.unwrap());
-    log.flush().await.unwrap();
+    log.flush(None).await.unwrap();
     drop(log);
     let log = SqliteAudit::open_bounded(dir.path(), 2).unwrap();
     for (n, c) in tenants.iter().enumerate() {

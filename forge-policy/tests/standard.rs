@@ -99,7 +99,9 @@ async fn grants_are_by_role_name_and_pattern() {
         ("new", "analyst", "tool.call", "drive_fetch", None),
         ("ana", "analyst", "tool.call", "drive_fetch_all", Some("role_not_granted")),
         ("ana", "analyst", "model.complete", "remote/large", Some("role_not_granted")),
-        ("ana", "analyst", "document.read", "drive_fetch", Some("role_not_granted")),
+        ("ana", "analyst", "memory.read", "drive_fetch", Some("role_not_granted")),
+        // the call that led to it was granted; its tags decide
+        ("ana", "analyst", "document.read", "drive_fetch", None),
         ("leo", "lawyer", "approval.decide", "payout", Some("role_not_granted")),
         ("eve", "broken", "tool.call", "drive_fetch", Some("role_not_granted")),
         ("eve", "intruder", "tool.call", "drive_fetch", Some("unknown_role")),

@@ -87,7 +87,7 @@ impl AuditLog for FakeAudit {
         Ok(ChainReport { rows: u64::try_from(rows.len()).unwrap_or(u64::MAX), broken: None, head })
     }
 
-    async fn flush(&self) -> Result<()> {
+    async fn flush(&self, _: Option<&TenantId>) -> Result<()> {
         Ok(())
     }
 
@@ -169,7 +169,7 @@ impl UsageLedger for FakeLedger {
         Ok(UsageTotals { events: count(events.len()), quantity, cost: cost.into_values().collect(), unpriced })
     }
 
-    async fn flush(&self) -> Result<()> {
+    async fn flush(&self, _: Option<&TenantId>) -> Result<()> {
         Ok(())
     }
 

@@ -10,9 +10,13 @@ use futures::FutureExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::Instrument;
 
+use super::settings::Settings;
 use crate::context::span;
 use crate::time::Clock;
 use crate::{Error, ErrorKind, ExecutionContext, Result, Retryability, TenantId};
+
+/// The operation that an open circuit names.
+const BREAKER: &str = "guard.breaker";
 
 /// How often to try.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,7 +50,7 @@ impl Tries {
         match error.retry() {
             Retryability::Never | Retryability::Exhausted => None,
             // longer than any backoff, or an open circuit: the caller is told instead of kept waiting
-            Retryability::After(d) if d > self.cap || error.operation() == "guard.breaker" => None,
+            Retryability::After(d) if d > self.cap || error.operation() == BREAKER => None,
             Retryability::After(d) => Some(d),
             Retryability::Transient => {
                 let ceiling = self.base.saturating_mul(1_u32.checked_shl(n - 1).unwrap_or(u32::MAX)).min(self.cap);
@@ -56,67 +60,129 @@ impl Tries {
     }
 }
 
-type Key = (TenantId, String);
-
 /// What is remembered between calls, by tenant and resource, so that one tenant's trouble is not another's.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Resilience {
-    breakers: Mutex<HashMap<Key, Breaker>>,
-    permits: Mutex<HashMap<Key, Arc<Semaphore>>>,
+    settings: Settings,
+    tenants: Mutex<HashMap<TenantId, Tenant>>,
 }
 
-#[derive(Debug, Default, Clone, Copy)]
-struct Breaker {
+#[derive(Debug)]
+struct Tenant {
+    permits: Arc<Semaphore>,
+    resources: HashMap<String, Lane>,
+}
+
+/// One tool, model or task of one tenant.
+#[derive(Debug)]
+struct Lane {
+    permits: Arc<Semaphore>,
     failures: u32,
     open_until: Duration,
+    /// Retries that are left, and when that was so.
+    budget: f64,
+    counted: Duration,
 }
 
-const BREAK_AFTER: u32 = 5;
-const HALF_OPEN_AFTER: Duration = Duration::from_secs(30);
-/// Calls of one tool by one tenant at a time; the next waits.
-const CONCURRENCY: usize = 64;
+/// A place among the calls of a tenant and of one tool, model or task; dropped, it is free.
+#[derive(Debug)]
+pub(super) struct Place {
+    _tenant: OwnedSemaphorePermit,
+    _lane: OwnedSemaphorePermit,
+}
+
+/// A retry comes back after so long, and after so many calls.
+const RETRY_EVERY: Duration = Duration::from_secs(10);
+const RETRY_PER_CALL: f64 = 0.2;
 
 impl Resilience {
-    pub(super) async fn permit(&self, key: &Key) -> Result<OwnedSemaphorePermit> {
-        let semaphore = {
-            let mut permits = self.permits.lock().unwrap_or_else(PoisonError::into_inner);
-            permits.entry(key.clone()).or_insert_with(|| Arc::new(Semaphore::new(CONCURRENCY))).clone()
-        };
-        semaphore.acquire_owned().await.map_err(|_| Error::unexpected("guard.permit", "the semaphore is closed"))
+    pub(super) fn new(settings: Settings) -> Self {
+        Self { settings, tenants: Mutex::default() }
     }
 
-    fn admit(&self, key: &Key, now: Duration) -> Result<()> {
-        let mut breakers = self.breakers.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(b) = breakers.get_mut(key) else { return Ok(()) };
-        if b.failures < BREAK_AFTER {
-            return Ok(());
-        }
-        if now < b.open_until {
-            return Err(Error::new(
-                ErrorKind::Unavailable,
-                "guard.breaker",
-                "too many failures in a row; the circuit is open",
-            )
-            .with("resource", key.1.clone())
-            .with_retry(Retryability::After(b.open_until - now)));
-        }
-        // half open: this call is the trial, the next one waits for its result
-        b.open_until = now + HALF_OPEN_AFTER;
-        Ok(())
+    /// Waits for a place: first one of the resource's, so that a slow tool does not fill the tenant's.
+    pub(super) async fn place(&self, tenant: &TenantId, resource: &str) -> Result<Place> {
+        let (all, lane) = self.with(tenant, resource, |all, lane| (all.clone(), lane.permits.clone()));
+        let closed = |_| Error::unexpected("guard.permit", "the semaphore is closed");
+        let lane = lane.acquire_owned().await.map_err(closed)?;
+        Ok(Place { _lane: lane, _tenant: all.acquire_owned().await.map_err(closed)? })
     }
 
-    fn learn(&self, key: &Key, now: Duration, outcome: Result<(), ErrorKind>) {
-        let mut breakers = self.breakers.lock().unwrap_or_else(PoisonError::into_inner);
-        match outcome {
+    fn admit(&self, tenant: &TenantId, resource: &str, now: Duration) -> Result<()> {
+        self.with(tenant, resource, |_, lane| {
+            if lane.failures < self.settings.breaker_failures {
+                return Ok(());
+            }
+            if now < lane.open_until {
+                let open =
+                    Error::new(ErrorKind::Unavailable, BREAKER, "too many failures in a row; the circuit is open");
+                return Err(open
+                    .with("resource", resource.to_owned())
+                    .with_retry(Retryability::After(lane.open_until - now)));
+            }
+            // half open: this call is the trial, the next one waits for its result
+            lane.open_until = now + self.settings.breaker_open;
+            Ok(())
+        })
+    }
+
+    fn learn(&self, tenant: &TenantId, resource: &str, now: Duration, outcome: Result<(), ErrorKind>) {
+        self.with(tenant, resource, |_, lane| match outcome {
             Err(ErrorKind::Unavailable | ErrorKind::Timeout | ErrorKind::UnknownOutcome) => {
-                let b = breakers.entry(key.clone()).or_default();
-                b.failures = b.failures.saturating_add(1);
-                b.open_until = now + HALF_OPEN_AFTER;
+                lane.failures = lane.failures.saturating_add(1);
+                lane.open_until = now + self.settings.breaker_open;
             }
+            // cut off by its caller: that says nothing about the far side
+            Err(ErrorKind::Cancelled) => {}
             // an answer, even a refusal, shows that the far side lives
-            _ => {
-                breakers.remove(key);
+            _ => lane.failures = 0,
+        });
+    }
+
+    /// Adds what time and a call bring back, and takes a retry if there is one.
+    fn spend(&self, tenant: &TenantId, resource: &str, now: Duration, retry: bool) -> bool {
+        self.with(tenant, resource, |_, lane| {
+            let back = now.saturating_sub(lane.counted).as_secs_f64() / RETRY_EVERY.as_secs_f64();
+            let call = if retry { 0.0 } else { RETRY_PER_CALL };
+            lane.budget = (lane.budget + back + call).min(f64::from(self.settings.retry_budget));
+            lane.counted = now;
+            let there = lane.budget >= 1.0;
+            if retry && there {
+                lane.budget -= 1.0;
             }
+            there
+        })
+    }
+
+    fn with<T>(&self, tenant: &TenantId, resource: &str, look: impl FnOnce(&Arc<Semaphore>, &mut Lane) -> T) -> T {
+        let mut tenants = self.tenants.lock().unwrap_or_else(PoisonError::into_inner);
+        let of = match tenants.get_mut(tenant) {
+            Some(of) => of,
+            None => tenants.entry(tenant.clone()).or_insert_with(|| Tenant::new(&self.settings)),
+        };
+        // names are copied the first time only
+        let lane = match of.resources.get_mut(resource) {
+            Some(lane) => lane,
+            None => of.resources.entry(resource.to_owned()).or_insert_with(|| Lane::new(&self.settings)),
+        };
+        look(&of.permits, lane)
+    }
+}
+
+impl Tenant {
+    fn new(settings: &Settings) -> Self {
+        Self { permits: Arc::new(Semaphore::new(settings.tenant_concurrency)), resources: HashMap::new() }
+    }
+}
+
+impl Lane {
+    fn new(settings: &Settings) -> Self {
+        Self {
+            permits: Arc::new(Semaphore::new(settings.tool_concurrency)),
+            failures: 0,
+            open_until: Duration::ZERO,
+            budget: f64::from(settings.retry_budget),
+            counted: Duration::ZERO,
         }
     }
 }
@@ -125,7 +191,8 @@ impl Resilience {
 pub(super) struct Bounds<'a> {
     pub(super) clock: &'a dyn Clock,
     pub(super) resilience: &'a Resilience,
-    pub(super) key: &'a Key,
+    pub(super) tenant: &'a TenantId,
+    pub(super) resource: &'a str,
     pub(super) tries: Tries,
     pub(super) timeout: Duration,
     /// False where a second effect would be a second message: a time limit is then `UnknownOutcome`.
@@ -138,6 +205,8 @@ where
     F: FnMut(ExecutionContext, u32) -> Fut,
     Fut: Future<Output = Result<T>> + Send,
 {
+    let spend = |retry| bounds.resilience.spend(bounds.tenant, bounds.resource, bounds.clock.monotonic(), retry);
+    spend(false);
     let mut n = 1;
     loop {
         let outcome = one(ctx, bounds, n, &mut call).await;
@@ -154,6 +223,9 @@ where
         if late {
             return (Err(error), n);
         }
+        if !spend(true) {
+            return (Err(error.with_retry(Retryability::Exhausted).with("retry_budget", "used up")), n);
+        }
         tokio::select! {
             () = bounds.clock.sleep(wait) => {}
             () = ctx.cancellation().cancelled() => return (Err(error), n),
@@ -168,12 +240,14 @@ where
     Fut: Future<Output = Result<T>> + Send,
 {
     ctx.check("guard.attempt", bounds.clock.now())?;
-    bounds.resilience.admit(bounds.key, bounds.clock.monotonic())?;
+    bounds.resilience.admit(bounds.tenant, bounds.resource, bounds.clock.monotonic())?;
     let limit = ctx.deadline().map_or(bounds.timeout, |d| bounds.timeout.min(d.since(bounds.clock.now())));
     let (inner, attempt_span) = span(ctx, "attempt");
     attempt_span.record("attempt", n);
     let work = AssertUnwindSafe(call(inner, n)).catch_unwind().instrument(attempt_span.clone());
     let outcome = tokio::select! {
+        // an answer that is there wins over a limit that has just passed
+        biased;
         outcome = work => outcome.unwrap_or_else(|_| Err(cut_off(bounds, ErrorKind::Unexpected, "the call panicked"))),
         () = bounds.clock.sleep(limit) => Err(cut_off(bounds, ErrorKind::Timeout, "no answer within the time limit")
             .with("limit_ms", limit.as_millis().to_string())),
@@ -182,7 +256,8 @@ where
     if let Err(e) = &outcome {
         attempt_span.record("error", e.kind().as_str());
     }
-    bounds.resilience.learn(bounds.key, bounds.clock.monotonic(), outcome.as_ref().map(|_| ()).map_err(Error::kind));
+    let learnt = outcome.as_ref().map(|_| ()).map_err(Error::kind);
+    bounds.resilience.learn(bounds.tenant, bounds.resource, bounds.clock.monotonic(), learnt);
     outcome
 }
 
@@ -195,11 +270,30 @@ fn cut_off(bounds: &Bounds<'_>, kind: ErrorKind, why: &'static str) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fake::SkippingClock;
+    use crate::fake::{ManualClock, SkippingClock};
     use crate::testing::context;
 
-    fn bounds<'a>(clock: &'a SkippingClock, resilience: &'a Resilience, key: &'a Key) -> Bounds<'a> {
-        Bounds { clock, resilience, key, tries: Tries::default(), timeout: Duration::from_secs(30), repeatable: true }
+    struct Bench {
+        clock: SkippingClock,
+        resilience: Resilience,
+    }
+
+    impl Bench {
+        fn new(settings: Settings) -> Self {
+            Self { clock: SkippingClock::default(), resilience: Resilience::new(settings) }
+        }
+
+        fn bounds<'a>(&'a self, ctx: &'a ExecutionContext) -> Bounds<'a> {
+            Bounds {
+                clock: &self.clock,
+                resilience: &self.resilience,
+                tenant: ctx.tenant(),
+                resource: "t",
+                tries: Tries::default(),
+                timeout: Duration::from_secs(30),
+                repeatable: true,
+            }
+        }
     }
 
     fn unavailable() -> Error {
@@ -208,48 +302,87 @@ mod tests {
 
     #[tokio::test]
     async fn three_tries_in_all_and_a_refusal_is_not_tried_again() {
-        let (clock, resilience, ctx) =
-            (SkippingClock::default(), Resilience::default(), context("acme", "ana", "analyst"));
-        let key = (ctx.tenant().clone(), "t".to_owned());
-        let b = bounds(&clock, &resilience, &key);
+        let (b, ctx) = (Bench::new(Settings::default()), context("acme", "ana", "analyst"));
         // a sleeping clock that skips would end every attempt at once, so the answers are ready
-        let (r, n) = attempts(&ctx, &b, |_, _| async { Err::<(), _>(unavailable()) }).await;
+        let (r, n) = attempts(&ctx, &b.bounds(&ctx), |_, _| async { Err::<(), _>(unavailable()) }).await;
         assert_eq!((r.unwrap_err().retry(), n), (Retryability::Exhausted, 3));
         let refused = || Error::new(ErrorKind::PolicyDenied, "t", "no");
-        let (_, n) = attempts(&ctx, &b, |_, _| async { Err::<(), _>(refused()) }).await;
+        let (_, n) = attempts(&ctx, &b.bounds(&ctx), |_, _| async { Err::<(), _>(refused()) }).await;
         assert_eq!(n, 1);
     }
 
     #[tokio::test]
     async fn the_circuit_opens_for_the_tenant_that_fails_and_for_no_other() {
-        let (clock, resilience) = (SkippingClock::default(), Resilience::default());
+        let settings = Settings::default();
+        let b = Bench::new(settings);
         let (acme, globex) = (context("acme", "ana", "analyst"), context("globex", "bo", "analyst"));
-        let (ka, kg) = ((acme.tenant().clone(), "t".to_owned()), (globex.tenant().clone(), "t".to_owned()));
-        for _ in 0..BREAK_AFTER {
-            resilience.learn(&ka, clock.monotonic(), Err(ErrorKind::Unavailable));
+        for _ in 0..settings.breaker_failures {
+            b.resilience.learn(acme.tenant(), "t", b.clock.monotonic(), Err(ErrorKind::Unavailable));
         }
-        let once = |key| Bounds { tries: Tries::ONCE, ..bounds(&clock, &resilience, key) };
-        let (r, _) = attempts(&acme, &once(&ka), |_, _| async { Ok(()) }).await;
-        assert_eq!(r.unwrap_err().operation(), "guard.breaker");
-        assert!(attempts(&globex, &once(&kg), |_, _| async { Ok(()) }).await.0.is_ok());
-        clock.sleep(HALF_OPEN_AFTER).await;
-        assert!(attempts(&acme, &once(&ka), |_, _| async { Ok(()) }).await.0.is_ok(), "half open lets one through");
+        let once = |ctx| Bounds { tries: Tries::ONCE, ..b.bounds(ctx) };
+        let (r, _) = attempts(&acme, &once(&acme), |_, _| async { Ok(()) }).await;
+        assert_eq!(r.unwrap_err().operation(), BREAKER);
+        assert!(attempts(&globex, &once(&globex), |_, _| async { Ok(()) }).await.0.is_ok());
+        b.clock.sleep(settings.breaker_open).await;
+        let (r, _) = attempts(&acme, &once(&acme), |_, _| async { Err::<(), _>(unavailable()) }).await;
+        assert_eq!(r.unwrap_err().operation(), "t", "half open lets one through");
+        let (r, _) = attempts(&acme, &once(&acme), |_, _| async { Ok(()) }).await;
+        assert_eq!(r.unwrap_err().operation(), BREAKER, "the trial failed, so it is open again");
+        b.clock.sleep(settings.breaker_open).await;
+        for _ in 0..2 {
+            let (r, _) = attempts(&acme, &once(&acme), |_, _| async { Ok(()) }).await;
+            assert!(r.is_ok(), "the trial went well, so it is closed");
+        }
+    }
+
+    #[tokio::test]
+    async fn retries_are_a_budget_of_the_tenant_that_fills_again() {
+        let b = Bench::new(Settings { retry_budget: 2, breaker_failures: u32::MAX, ..Settings::default() });
+        let (acme, globex) = (context("acme", "ana", "analyst"), context("globex", "bo", "analyst"));
+        // no pause between tries, so that no time passes that would bring a retry back
+        let fail = async |ctx: &ExecutionContext| {
+            let tries = Tries { base: Duration::ZERO, ..Tries::default() };
+            attempts(ctx, &Bounds { tries, ..b.bounds(ctx) }, |_, _| async { Err::<(), _>(unavailable()) }).await
+        };
+        assert_eq!(fail(&acme).await.1, 3);
+        let (r, n) = fail(&acme).await;
+        assert_eq!((r.unwrap_err().retry(), n), (Retryability::Exhausted, 1), "the budget is used up");
+        assert_eq!(fail(&globex).await.1, 3, "another tenant has its own");
+        b.clock.sleep(RETRY_EVERY).await;
+        assert_eq!(fail(&acme).await.1, 2, "time brings one back");
+    }
+
+    #[tokio::test]
+    async fn retry_after_wins_over_backoff_and_is_not_waited_for_without_end() {
+        let (b, ctx) = (Bench::new(Settings::default()), context("acme", "ana", "analyst"));
+        let after = |s| unavailable().with_retry(Retryability::After(Duration::from_secs(s)));
+        let (_, n) =
+            attempts(&ctx, &b.bounds(&ctx), |_, n| async move { if n == 1 { Err(after(17)) } else { Ok(()) } }).await;
+        assert_eq!((n, b.clock.monotonic().as_secs()), (2, 17));
+        let (_, n) = attempts(&ctx, &b.bounds(&ctx), |_, _| async { Err::<(), _>(after(61)) }).await;
+        assert_eq!(n, 1, "longer than any backoff: the caller is told");
+    }
+
+    #[tokio::test]
+    async fn a_tenant_waits_for_its_own_places_alone() {
+        let b = Bench::new(Settings { tool_concurrency: 2, tenant_concurrency: 3, ..Settings::default() });
+        let (acme, globex) = (context("acme", "ana", "analyst"), context("globex", "bo", "analyst"));
+        let now = |t: &ExecutionContext, tool| futures::FutureExt::now_or_never(b.resilience.place(t.tenant(), tool));
+        let held = [now(&acme, "a"), now(&acme, "a")];
+        assert!(now(&acme, "a").is_none(), "the third call of one tool waits");
+        let third = now(&acme, "b");
+        assert!(third.is_some() && now(&acme, "b").is_none(), "the fourth call of one tenant waits");
+        assert!(now(&globex, "a").is_some(), "another tenant does not");
+        drop(held);
+        assert!(now(&acme, "a").is_some());
     }
 
     #[tokio::test]
     async fn a_panic_is_an_error() {
-        let (clock, resilience, ctx) =
-            (crate::fake::ManualClock::default(), Resilience::default(), context("acme", "ana", "analyst"));
-        let key = (ctx.tenant().clone(), "t".to_owned());
-        let b = Bounds {
-            clock: &clock,
-            resilience: &resilience,
-            key: &key,
-            tries: Tries::ONCE,
-            timeout: Duration::from_secs(1),
-            repeatable: true,
-        };
-        let (r, _) = attempts(&ctx, &b, |_, _| async { if true { panic!("bug") } else { Ok(()) } }).await;
+        let (b, clock, ctx) =
+            (Bench::new(Settings::default()), ManualClock::default(), context("acme", "ana", "analyst"));
+        let bounds = Bounds { clock: &clock, tries: Tries::ONCE, ..b.bounds(&ctx) };
+        let (r, _) = attempts(&ctx, &bounds, |_, _| async { if true { panic!("bug") } else { Ok(()) } }).await;
         assert_eq!(r.unwrap_err().kind(), ErrorKind::Unexpected);
     }
 }

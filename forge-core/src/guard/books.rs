@@ -4,9 +4,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::Guard;
+use super::call::{CallOptions, Operation};
 use crate::audit::{AuditEvent, AuditRecord};
 use crate::journal::Outbox;
 use crate::metrics::Metric;
+use crate::tool::Effect;
 use crate::usage::{Actual, Permit, Quantity, Resource, UsageEvent, UsageStatus};
 use crate::{DecisionId, Digest, Error, ErrorKind, EventId, ExecutionContext, OperationKey, Result, RunId, Slot};
 
@@ -70,10 +72,30 @@ pub(super) struct Facts {
 /// How a call ended.
 pub(super) struct Closing {
     pub(super) result: Result<Quantity, ErrorKind>,
+    /// The answer was given before.
+    pub(super) cached: bool,
     pub(super) attempts: u32,
     pub(super) output: Option<Digest>,
     /// The name that the provider reports, where it differs from what was asked.
     pub(super) billed: Option<Resource>,
+}
+
+impl Closing {
+    pub(super) fn failed(kind: ErrorKind, attempts: u32) -> Self {
+        Self { result: Err(kind), cached: false, attempts, output: None, billed: None }
+    }
+
+    pub(super) fn cached(output: Option<Digest>) -> Self {
+        Self { result: Ok(Quantity::default()), cached: true, attempts: 0, output, billed: None }
+    }
+
+    fn word(&self) -> &'static str {
+        match self.result {
+            Ok(_) if self.cached => "cached",
+            Ok(_) => "ok",
+            Err(kind) => kind.as_str(),
+        }
+    }
 }
 
 impl Open {
@@ -104,6 +126,11 @@ impl Open {
         self.write(closing);
     }
 
+    /// Nothing was called, and nothing is written: slots and reservation go back.
+    pub(super) fn abandon(mut self) {
+        self.target = None;
+    }
+
     fn write(&mut self, closing: Closing) {
         let Some(target) = self.target.take() else { return };
         let parts = self.guard.parts();
@@ -114,7 +141,7 @@ impl Open {
         }
         let record = self.outcome(&closing, duration);
         let tenant = self.ctx.tenant().as_str();
-        let result = closing.result.as_ref().map_or_else(|k| k.as_str(), |_| "ok");
+        let result = closing.word();
         let resource = self.facts.resource.as_str();
         match self.facts.billed {
             Some(Resource::Model(_)) => parts.metrics.add(Metric::ModelCalls, &[tenant, resource, result], 1.0),
@@ -146,7 +173,7 @@ impl Open {
         let at = parts.clock.now();
         let resource = closing.billed.as_ref().unwrap_or(asked);
         let (quantity, status) = match closing.result {
-            Ok(q) => (q, UsageStatus::Ok),
+            Ok(q) => (q, if closing.cached { UsageStatus::Cached } else { UsageStatus::Ok }),
             Err(ErrorKind::Cancelled) => (Quantity::default(), UsageStatus::Cancelled),
             Err(_) => (Quantity::default(), UsageStatus::Failed),
         };
@@ -174,7 +201,7 @@ impl Open {
 
     fn outcome(&self, closing: &Closing, duration: Duration) -> AuditRecord {
         let event = AuditEvent::Outcome {
-            result: closing.result.as_ref().map_or_else(|k| k.as_str(), |_| "ok").to_owned(),
+            result: closing.word().to_owned(),
             attempts: closing.attempts,
             duration_ms: u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
             output_digest: closing.output,
@@ -189,6 +216,33 @@ impl Open {
 }
 
 impl Facts {
+    pub(super) fn of(ctx: &ExecutionContext, op: &Operation<'_>, options: &CallOptions) -> Self {
+        Self {
+            action: op.action,
+            resource: op.resource.to_owned(),
+            billed: op.billed.clone(),
+            key: options.key.clone().unwrap_or_else(|| ctx.next_operation()),
+            attempt: options.attempt.max(1),
+            run: options.run,
+            decision: None,
+            repeatable: op.idempotent || op.effect != Effect::Send,
+        }
+    }
+
+    /// Of something that is no call of its own: a search inside one.
+    pub(super) fn outside(ctx: &ExecutionContext) -> Self {
+        Self {
+            action: "",
+            resource: String::new(),
+            billed: None,
+            key: ctx.next_operation(),
+            attempt: 1,
+            run: None,
+            decision: None,
+            repeatable: true,
+        }
+    }
+
     /// The id of a row about this execution: the same when it is relayed again, another for another execution.
     pub(super) fn row_id(&self, ctx: &ExecutionContext, row: &str) -> EventId {
         EventId::derived(&[
@@ -205,7 +259,7 @@ impl Drop for Open {
     fn drop(&mut self) {
         if self.target.is_some() {
             let kind = if self.facts.repeatable { ErrorKind::Cancelled } else { ErrorKind::UnknownOutcome };
-            self.write(Closing { result: Err(kind), attempts: 1, output: None, billed: None });
+            self.write(Closing::failed(kind, 1));
         }
     }
 }
@@ -216,7 +270,7 @@ pub(super) fn settle_probed(guard: &Guard, ctx: &ExecutionContext, facts: Facts,
     let started = guard.parts().clock.monotonic();
     let target = Some(Target::Step(books.clone()));
     let open = Open { guard: guard.clone(), ctx: ctx.clone(), facts, started, target, permit: None };
-    open.close(Closing { result: Ok(quantity), attempts: 1, output: None, billed: None });
+    open.close(Closing { result: Ok(quantity), cached: false, attempts: 1, output: None, billed: None });
     books.take()
 }
 

@@ -13,8 +13,9 @@
 //! | 7 | redact the input as the obligations say | `Redaction` |
 //! | 8 | quota; a concurrency permit by tenant and resource | `QuotaExceeded` |
 //! | 9 | audit the decision: durable before a write or send; room for the outcome; the intent | `Unavailable` |
-//! | 10 | breaker, attempts with a time limit, backoff | the call's own |
-//! | 11 | redact the output; strip control characters | `Redaction` |
+//! | | a cached answer, where the tool or model declares that it may be given again | |
+//! | 10 | breaker, attempts with a time limit, backoff, a budget of retries | the call's own |
+//! | 11 | strip control characters; document access by the tags of what was read; redact the output | `PolicyDenied`, `Redaction` |
 //! | 12 | settle the usage | |
 //! | 13 | audit the outcome; in a workflow 12 and 13 ride in the row that completes the step | |
 //!
@@ -23,12 +24,17 @@
 //!
 //! A tool cannot be reached around the guard: [`Tools`] seals it, and [`ToolCall`](crate::tool::ToolCall) has no public constructor.
 
+mod admit;
 mod attempt;
 mod books;
+mod cache;
+mod call;
 mod clean;
+mod documents;
 mod phase;
 mod run;
 mod schema;
+mod settings;
 mod stores;
 mod tools;
 mod work;
@@ -38,16 +44,18 @@ use std::sync::Arc;
 
 pub use attempt::Tries;
 pub use books::{Books, StepBooks};
+pub use cache::CacheFor;
+pub use call::{CallOptions, IntentLog};
 pub use phase::{Guarding, Phases, TABLE};
-pub use run::{CallOptions, IntentLog};
+pub use settings::Settings;
 pub use stores::Guarded;
 pub use tools::{ToolSet, Tools};
 
 use crate::approvals::{Answer, Approval, Approvals};
 use crate::audit::{AuditEvent, AuditLog, AuditRecord, Durability};
 use crate::keyring::Keyring;
-use crate::metrics::Metrics;
-use crate::policy::{Denial, PolicyEngine, PolicyInput, Verdict};
+use crate::metrics::{Metric, Metrics};
+use crate::policy::{Denial, Obligations, PolicyEngine, PolicyInput, Verdict};
 use crate::redact::Redactor;
 use crate::time::Clock;
 use crate::tool::Effect;
@@ -55,8 +63,12 @@ use crate::usage::{Pricing, Quantity, Quota, UsageLedger};
 use crate::{ApprovalId, Digest, Error, ExecutionContext, OperationKey, Result, TenantId};
 
 use serde_json::Value;
+use tracing::Instrument;
 
+use admit::Seen;
 use attempt::Resilience;
+use books::Facts;
+use call::Operation;
 
 /// What the guard is made of. All of it is required: there is no guard without a policy, an audit log or a ledger.
 #[derive(Debug, Clone)]
@@ -104,30 +116,47 @@ pub struct Guard(Arc<Shared>);
 
 struct Shared {
     parts: GuardParts,
+    settings: Settings,
     resilience: Resilience,
+    answered: cache::Answered,
 }
 
 impl Guard {
-    /// A guard of these parts.
+    /// A guard of these parts, with the default settings.
     pub fn new(parts: GuardParts) -> Self {
-        Self(Arc::new(Shared { parts, resilience: Resilience::default() }))
+        Self::with_settings(parts, Settings::default())
+    }
+
+    /// A guard of these parts.
+    pub fn with_settings(parts: GuardParts, settings: Settings) -> Self {
+        let answered = cache::Answered::new(settings.cache_bytes);
+        Self(Arc::new(Shared { parts, settings, resilience: Resilience::new(settings), answered }))
     }
 
     pub(crate) fn parts(&self) -> &GuardParts {
         &self.0.parts
     }
 
+    fn settings(&self) -> &Settings {
+        &self.0.settings
+    }
+
     fn resilience(&self) -> &Resilience {
         &self.0.resilience
     }
 
+    fn answered(&self) -> &cache::Answered {
+        &self.0.answered
+    }
+
     /// Decides about something that is no call of an adapter: starting a workflow, reading a run, usage, audit rows. Whose it
-    /// is comes from outside with the request, so it is checked, not trusted.
+    /// is comes from outside with the request, so it is checked, not trusted. Returns what the caller must do with what it
+    /// hands on.
     ///
     /// # Errors
     /// `TenantMismatch` if it is another tenant's; `PolicyDenied`; the other refusals. Each has its audit row.
-    pub async fn authorize(&self, ctx: &ExecutionContext, access: Access<'_>) -> Result<()> {
-        let op = run::Operation {
+    pub async fn authorize(&self, ctx: &ExecutionContext, access: Access<'_>) -> Result<Obligations> {
+        let mut op = Operation {
             guarding: Guarding::Access,
             span: access.action,
             action: access.action,
@@ -138,13 +167,36 @@ impl Guard {
             schema: None,
             max_input: 1024 * 1024,
             resource_fields: &[],
-            timeout: std::time::Duration::from_secs(30),
+            timeout: std::time::Duration::ZERO,
             billed: None,
             reserve: Quantity::default(),
             owner: Some(access.owner),
+            cache: None,
         };
-        let never = |_, _, _| std::future::ready(Err(Error::unexpected("guard.authorize", "nothing is called")));
-        self.run(ctx, op, CallOptions::default(), never).await.map(|_| ())
+        let (ctx, span) = crate::context::span(ctx, op.span);
+        span.record("resource", op.resource);
+        let mut facts = Facts::of(&ctx, &op, &CallOptions::default());
+        let decide = async {
+            let mut seen = Seen::nothing();
+            let admitted = self.admit(&ctx, &mut op, &facts, &mut seen).await;
+            facts.decision = seen.decision.as_ref().map(|d| d.id);
+            let prepared = match admitted {
+                Ok(prepared) => prepared,
+                Err(refusal) => {
+                    self.refuse(&ctx, &facts, &seen, &refusal).await;
+                    return Err(refusal);
+                }
+            };
+            seen.phase = "executed";
+            let row = self.decision_row(&ctx, &facts, &seen, Verdict::Allow);
+            let durability = if access.effect == Effect::Read { Durability::Enqueued } else { Durability::Durable };
+            self.parts().audit.append(&ctx, row, durability).await?;
+            self.parts().metrics.add(Metric::Decisions, &[ctx.tenant().as_str(), op.resource, "allow"], 1.0);
+            Ok(Obligations::clone(&prepared.obligations))
+        };
+        let outcome = decide.instrument(span.clone()).await;
+        span.record("verdict", if outcome.is_ok() { "allow" } else { "deny" });
+        outcome
     }
 
     /// Answers a question as the employee of the context: the policy must grant `approval.decide` on the resource, the asker

@@ -24,7 +24,7 @@ pub struct Phases {
     pub billed: bool,
     /// Personal data in the payload rests as reversible tokens.
     pub tokenised: bool,
-    /// Masking and cleaning of the answer, the outcome's audit row.
+    /// Document access, masking and cleaning of the answer, the outcome's audit row.
     pub answered: bool,
     /// More than one attempt.
     pub retried: bool,

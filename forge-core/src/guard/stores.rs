@@ -1,5 +1,6 @@
 //! `Guarded<dyn Trait>`: the guard around the stores, one line a method, and around models in [`super::work`].
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
@@ -15,6 +16,11 @@ use crate::embed::{Embedder, EmbedderCapability};
 use crate::kv::{Entry, KeyValue, KeyValueCapability, PutOptions, same_tenant};
 use crate::vector::{Hit, Record, SearchRequest, VectorCapability, VectorStore};
 use crate::{Depth, Error, ErrorKind, ExecutionContext, Health, HealthCheck, Namespace, Result};
+
+/// So many times as many hits as were asked for are looked at, where the policy withholds some.
+const MORE: usize = 8;
+/// The most hits that a store gives.
+const MOST: usize = 1000;
 
 /// An adapter behind the guard. It implements the same trait, so nothing else needs to know.
 pub struct Guarded<T: ?Sized> {
@@ -120,7 +126,22 @@ impl VectorStore for Guarded<dyn VectorStore> {
 
     async fn search(&self, ctx: &ExecutionContext, namespace: &Namespace, request: SearchRequest) -> Result<Vec<Hit>> {
         same_tenant("vector.search", ctx, namespace)?;
-        self.store(ctx, "vector.search", |ctx| async move { self.inner.search(&ctx, namespace, request).await }).await
+        let wanted = request.limit;
+        let most = wanted.saturating_mul(MORE).min(MOST);
+        let (mut limit, mut decided) = (wanted, BTreeMap::new());
+        loop {
+            let request = SearchRequest { limit, ..request.clone() };
+            let search = |ctx| async move { self.inner.search(&ctx, namespace, request).await };
+            let hits = self.store(ctx, "vector.search", search).await?;
+            let exhausted = hits.len() < limit || limit >= most;
+            let mut open = self.guard.readable(ctx, namespace.memory_type().as_str(), hits, &mut decided).await?;
+            if open.len() >= wanted || exhausted {
+                open.truncate(wanted);
+                return Ok(open);
+            }
+            // the tags are the documents', not the question's: where hits are withheld, more are looked at
+            limit = limit.saturating_mul(2).min(most);
+        }
     }
 
     async fn delete(&self, ctx: &ExecutionContext, namespace: &Namespace, ids: Vec<String>) -> Result<u64> {

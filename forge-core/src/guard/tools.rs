@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::books::{Facts, keyed, settle_probed};
-use super::run::{Answered, CallOptions, Operation};
+use super::call::{Answered, CallOptions, Operation};
 use super::{Guard, Guarding};
 use crate::journal::{Intent, Outbox};
 use crate::tool::{Effect, Probe, Probed, Tool, ToolCall, ToolEnv, ToolOutput, ToolSpec};
@@ -67,6 +67,9 @@ impl ToolSet {
                 problems.push(config("a tool's name must be 1 to 64 of a-z, 0-9, `_`, `.` and `-`", spec.name()));
             } else if !seen.insert(spec.name().to_owned()) {
                 problems.push(config("two tools have this name", spec.name()));
+            }
+            if spec.cache.is_some() && spec.effect != Effect::Read {
+                problems.push(config("only a tool that reads may have its answers cached", spec.name()));
             }
         }
         problems
@@ -156,6 +159,7 @@ impl Tools {
             billed: Some(Resource::Tool(sealed.name.to_string())),
             reserve: Quantity::TOOL_CALL,
             owner: None,
+            cache: spec.cache,
         };
         let content = self
             .guard
@@ -165,7 +169,7 @@ impl Tools {
                     let args = raw(&prepared.payload)?;
                     let call = ToolCall::new(name, args, prepared.key, attempt, prepared.obligations.max_rows, env);
                     let output = tool.call(&ctx, call).await?;
-                    Ok(Answered { content: output.content, quantity: output.quantity, billed: None })
+                    Ok(Answered { documents: output.documents, ..Answered::new(output.content, output.quantity) })
                 }
             })
             .await?;

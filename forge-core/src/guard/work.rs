@@ -5,8 +5,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use serde_json::{Value, json};
 
-use super::run::{Answered, Operation};
-use super::{CallOptions, Guarded, Guarding, Tries};
+use super::call::{Answered, Operation};
+use super::{CacheFor, CallOptions, Guarded, Guarding, Tries};
 use crate::model::{Completion, CompletionRequest, LanguageModel, ModelCapability};
 use crate::queue::{NewTask, QueueCapability, QueueDepth, TaskQueue, TaskStatus};
 use crate::tool::Effect;
@@ -56,6 +56,7 @@ impl Guarded<dyn LanguageModel> {
             billed: Some(Resource::Model(model.clone())),
             reserve,
             owner: None,
+            cache: capability.cache.map(|time| (time, CacheFor::Tenant)),
         };
         let content = self
             .guard
@@ -77,7 +78,7 @@ impl Guarded<dyn LanguageModel> {
                     let completion = inner.complete(&ctx, request).await?;
                     let (quantity, billed) = (completion.quantity, Some(Resource::Model(completion.model.clone())));
                     let content = serde_json::to_value(completion).map_err(shape)?;
-                    Ok(Answered { content, quantity, billed })
+                    Ok(Answered { billed, ..Answered::new(content, quantity) })
                 }
             })
             .await?;
@@ -121,6 +122,7 @@ impl TaskQueue for Guarded<dyn TaskQueue> {
             billed: None,
             reserve: Quantity::default(),
             owner: None,
+            cache: None,
         };
         let content = self
             .guard
@@ -129,7 +131,7 @@ impl TaskQueue for Guarded<dyn TaskQueue> {
                 async move {
                     task.payload = Value::clone(&prepared.payload);
                     let id = inner.enqueue(&ctx, task).await?;
-                    Ok(Answered { content: json!(id), quantity: Quantity::default(), billed: None })
+                    Ok(Answered::new(json!(id), Quantity::default()))
                 }
             })
             .await?;

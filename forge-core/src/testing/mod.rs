@@ -6,8 +6,13 @@
 //!
 //! ```
 //! # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
-//! use forge_core::{fake::FakeKeyValue, testing};
-//! testing::key_value(|| async { FakeKeyValue::default() }).await;
+//! use std::sync::Arc;
+//! use forge_core::{fake::{FakeKeyValue, ManualClock}, testing::{Fixture, key_value}};
+//! key_value(|| async {
+//!     let clock = Arc::new(ManualClock::default());
+//!     Fixture::new(Arc::new(FakeKeyValue::new(clock.clone())) as Arc<dyn forge_core::kv::KeyValue>).with_clock(clock)
+//! })
+//! .await;
 //! # })
 //! ```
 //!

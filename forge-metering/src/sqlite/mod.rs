@@ -1,13 +1,12 @@
 //! The embedded books: the ledger in `ledger.db`, the quotas in `quota.db`, each with one writer and group commit.
-//!
-//! Two files on purpose: an open call holds room for its usage and room for its settlement; out of one queue, enough
-//! open calls would each hold the one and wait for the other.
 
+mod amount;
+mod book;
 mod ledger;
 mod quota;
 mod row;
+mod rows;
 mod span;
-mod tally;
 
 pub use ledger::SqliteLedger;
 pub use quota::SqliteQuota;

@@ -1,42 +1,53 @@
-//! Limits by tenant and employee, kept over restarts.
+//! Limits by tenant and employee: decided in memory, kept over restarts.
 
+use std::collections::HashMap;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use forge_core::audit::Durability;
 use forge_core::usage::{Actual, Permit, Quota, QuotaCapability, QuotaRequest, QuotaState, Resource};
 use forge_core::{
-    Clock, Depth, Error, ErrorKind, ExecutionContext, Health, HealthCheck, OperationKey, Result, Timestamp,
+    Clock, Depth, Error, ErrorKind, ExecutionContext, Health, HealthCheck, OperationKey, Result, Slot, TenantId,
+    Timestamp,
 };
-use forge_sqlite::rusqlite::{Connection, Transaction};
-use forge_sqlite::{Database, Options, error};
+use forge_sqlite::rusqlite::Transaction;
+use forge_sqlite::{Database, Options};
 use rust_decimal::Decimal;
+use tokio::sync::OnceCell;
 
+use super::amount::Amount;
+use super::book::{Book, REMEMBERED, TENANT};
+use super::rows::{self, Place, Reservation, SCHEMA};
 use super::span::Span;
-use super::tally::{Amount, Place, Reservation, SCHEMA, TENANT};
 use super::too_large;
 use crate::exact;
 use crate::limits::{Limit, Limits, Window};
 
 /// The quotas of one process, in `quota.db`. Cheap to clone.
 ///
-/// - A reservation is on the disk before the call is made. It counts for the employee and for the tenant, in the window
-///   of the moment it was made, also where no limit is set.
-/// - The operation is the unit: reserving again for the same one takes only what it does not hold or has not used yet.
-///   Each settlement adds what was really used, so that the counters agree with the ledger after a repeated call.
+/// - A reservation counts for the employee and for the tenant, in the window of the moment it was made, also where no limit
+///   is set. It is decided in memory, under a lock of the tenant's own; of a `Durable` one (for a write or a send) a row is
+///   on the disk before [`reserve`](Quota::reserve) returns. What was used follows within a commit.
+/// - The operation is the unit: reserving again for the same one takes only what it does not hold, and for an effect, has not
+///   used yet (the last 4,096 of the window are remembered). Each settlement adds what was really used, so that the counters
+///   agree with the ledger after a repeated call.
 /// - A call that used nothing at no cost (it failed, or its permit was dropped) gives its reservation back.
 /// - What nobody settles, since the process died, counts until it expires. A settlement after that still counts.
 /// - Where money is limited, a call in another currency is refused, and one without a price passes while money is left.
 ///
-/// [`reserve`](Quota::reserve): dropping its future may leave a reservation behind, which expires. At most 1,024 permits
-/// are open at a time; further ones wait.
-#[derive(Debug, Clone)]
+/// Dropping the future of `reserve` may leave a reservation behind, which expires.
+#[derive(Clone)]
 pub struct SqliteQuota {
     db: Database,
     limits: Arc<Limits>,
     clock: Arc<dyn Clock>,
+    tenants: Arc<Mutex<HashMap<TenantId, Arc<OnceCell<Shared>>>>>,
 }
+
+/// A tenant's book; the writer holds it too.
+type Shared = Arc<Mutex<Book>>;
 
 impl SqliteQuota {
     /// Opens, or creates, `quota.db` in a directory that this process owns.
@@ -46,7 +57,7 @@ impl SqliteQuota {
     pub async fn open(dir: impl AsRef<Path>, limits: Limits, clock: Arc<dyn Clock>) -> Result<Self> {
         limits.validate()?;
         let options = Options::new(dir.as_ref().join("quota.db")).migration(SCHEMA).owned();
-        Ok(Self { db: Database::open(options).await?, limits: Arc::new(limits), clock })
+        Ok(Self { db: Database::open(options).await?, limits: Arc::new(limits), clock, tenants: Arc::default() })
     }
 
     /// What applies to a caller now.
@@ -57,6 +68,27 @@ impl SqliteQuota {
         let place = Place { tenant: ctx.tenant().clone(), employee: ctx.employee().clone(), window: name };
         let employee = limits.of(ctx.employee());
         Ok(Rules { place, window: limits.window, ends, total: limits.total, employee, now })
+    }
+
+    /// The tenant's book; read from the file when the tenant is first met.
+    async fn book(&self, rules: &Rules) -> Result<Shared> {
+        let tenant = &rules.place.tenant;
+        let cell = {
+            let mut tenants = self.tenants.lock().unwrap_or_else(PoisonError::into_inner);
+            match tenants.get(tenant) {
+                Some(cell) => cell.clone(),
+                None => tenants.entry(tenant.clone()).or_default().clone(),
+            }
+        };
+        let load = || async {
+            let (tenant, window) = (tenant.clone(), rules.place.window.clone());
+            let load = move |tx: &Transaction<'_>| {
+                let (sums, operations) = rows::load(tx, &tenant, &window, REMEMBERED)?;
+                Book::load(&window, sums, operations)
+            };
+            self.db.write("quota.load", load).await.map(|book| Arc::new(Mutex::new(book)))
+        };
+        cell.get_or_try_init(load).await.cloned()
     }
 }
 
@@ -71,22 +103,78 @@ impl HealthCheck for SqliteQuota {
 impl Quota for SqliteQuota {
     async fn peek(&self, ctx: &ExecutionContext, _: &Resource) -> Result<QuotaState> {
         let rules = self.rules(ctx)?;
-        self.db.read("quota.peek", move |c| rules.state(c)).await
+        let book = self.book(&rules).await?;
+        let mut book = lock(&book);
+        book.turn(&rules.place.window, rules.now)?;
+        rules.state(&book)
     }
 
     async fn reserve(&self, ctx: &ExecutionContext, request: QuotaRequest) -> Result<Permit> {
         let rules = self.rules(ctx)?;
+        let shared = self.book(&rules).await?;
         let (place, operation) = (rules.place.clone(), request.operation.clone());
         let expires = rules.now.after(Duration::from_secs(self.limits.reservation_s));
-        // first the row, then the room: who waits for the writer holds nothing that the writer's queue is made of
-        self.db.write("quota.reserve", move |tx| rules.reserve(tx, &request, expires)).await?;
-        let settle = move |tx: &Transaction<'_>, actual: Actual| settle(tx, &place, &operation, &actual);
-        Ok(Permit::new(self.db.reserve_write("quota.settle", settle).await?))
+        let row = Reservation::new(&place, &operation, request.durability, expires);
+        {
+            let mut book = lock(&shared);
+            book.turn(&place.window, rules.now)?;
+            book.reserve(row, &Amount::asked(&request), |book, more| rules.check(book, more))?;
+        }
+        let settle = Settle { db: self.db.clone(), shared: shared.clone(), place, operation };
+        let permit = Permit::new(Slot::new(move |actual| settle.run(&actual)));
+        if request.durability == Durability::Durable {
+            let tenant = rules.place.tenant;
+            // an error drops the permit, which gives back what was taken
+            self.db.write("quota.reserve", move |tx| write(tx, &tenant, &shared)).await?;
+        }
+        Ok(permit)
     }
 
     fn capability(&self) -> QuotaCapability {
         QuotaCapability::new(false)
     }
+}
+
+impl std::fmt::Debug for SqliteQuota {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SqliteQuota").field("db", &self.db).finish_non_exhaustive()
+    }
+}
+
+/// What a permit does at its end, also in a drop.
+struct Settle {
+    db: Database,
+    shared: Shared,
+    place: Place,
+    operation: OperationKey,
+}
+
+impl Settle {
+    fn run(self, actual: &Actual) {
+        let begun = {
+            let mut book = lock(&self.shared);
+            if let Err(e) = book.settle(&self.place, &self.operation, &Amount::used(actual)) {
+                tracing::error!(error = %e, "what a call used could not be added to its quota");
+            }
+            std::mem::replace(&mut book.writing, true)
+        };
+        if !begun {
+            let (tenant, shared) = (self.place.tenant, self.shared);
+            self.db.submit("quota.settle", move |tx| write(tx, &tenant, &shared), |_| ());
+        }
+    }
+}
+
+fn write(tx: &Transaction<'_>, tenant: &TenantId, shared: &Shared) -> Result<()> {
+    let changes = lock(shared).take_changes();
+    rows::write(tx, tenant, &changes).or_else(|e| {
+        lock(shared).put_back(changes)?;
+        Err(e)
+    })
+}
+
+fn lock(book: &Shared) -> MutexGuard<'_, Book> {
+    book.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 struct Rules {
@@ -104,40 +192,12 @@ impl Rules {
         [(TENANT, "tenant", &self.total), (self.place.employee.as_str(), "employee", &self.employee)]
     }
 
-    fn reserve(&self, c: &Connection, request: &QuotaRequest, expires: Timestamp) -> Result<()> {
-        for mut old in Reservation::expired(c, &self.place.tenant, self.now)? {
-            old.release(c)?;
-            old.save(c)?;
-        }
-        Reservation::prune(c, &self.place)?;
-        let fresh = || Reservation::new(&self.place, &request.operation);
-        let mut row = match Reservation::load(c, &self.place.tenant, &request.operation)? {
-            Some(row) if row.place == self.place => row,
-            // begun in another window: what it used stays there, what it holds moves here
-            Some(mut old) => {
-                old.release(c)?;
-                fresh()
-            }
-            None => fresh(),
-        };
-        let asked = Amount::asked(request);
-        if row.held.money.zip(asked.money).is_some_and(|(held, asked)| held.currency != asked.currency) {
-            // repriced: a row holds one currency
-            row.release(c)?;
-        }
-        let more = asked.beyond(&row.held.plus(&row.used)?)?;
-        if !more.is_zero() {
-            self.check(c, &more)?;
-            self.place.add(c, &more)?;
-            row.held = row.held.plus(&more)?;
-        }
-        row.expires = Some(expires);
-        row.save(c)
-    }
-
-    fn check(&self, c: &Connection, more: &Amount) -> Result<()> {
+    fn check(&self, book: &Book, more: &Amount) -> Result<()> {
         for (scope, word, limit) in self.each() {
-            let used = self.place.used(c, scope, limit.money.map(|m| m.currency))?;
+            if *limit == Limit::default() {
+                continue;
+            }
+            let used = book.used(scope, limit.money.map(|m| m.currency));
             let refuse = |what, used, asked, allowed| Err(self.refusal(word, what, [used, asked, allowed]));
             for (what, used, more, limit) in
                 [("calls", used.calls, more.calls, limit.calls), ("tokens", used.tokens, more.tokens, limit.tokens)]
@@ -181,19 +241,10 @@ impl Rules {
         .with("resets", self.ends.to_string())
     }
 
-    fn state(&self, c: &Connection) -> Result<QuotaState> {
-        // one snapshot: between two, a writer may move what expired
-        let snapshot = c.unchecked_transaction().map_err(error("quota.peek"))?;
-        let expired = Reservation::expired(&snapshot, &self.place.tenant, self.now)?;
+    fn state(&self, book: &Book) -> Result<QuotaState> {
         let mut state = QuotaState { calls_left: None, tokens_left: None, money_left: None, resets: None };
         for (scope, _, limit) in self.each() {
-            let mut used = self.place.used(&snapshot, scope, limit.money.map(|m| m.currency))?;
-            let counted = |r: &&Reservation| {
-                r.place.window == self.place.window && (scope == TENANT || r.place.employee == *scope)
-            };
-            for r in expired.iter().filter(counted) {
-                used = used.beyond(&r.held)?;
-            }
+            let used = book.used(scope, limit.money.map(|m| m.currency));
             let left = |limit: u64, used: i64| limit.saturating_sub(u64::try_from(used).unwrap_or(0));
             least(&mut state.calls_left, limit.calls.map(|l| left(l, used.calls)));
             least(&mut state.tokens_left, limit.tokens.map(|l| left(l, used.tokens)));
@@ -208,20 +259,6 @@ impl Rules {
         }
         Ok(state)
     }
-}
-
-/// What is held becomes what was used.
-fn settle(c: &Connection, place: &Place, operation: &OperationKey, actual: &Actual) -> Result<()> {
-    let used = Amount::used(actual);
-    if let Some(mut row) = Reservation::load(c, &place.tenant, operation)?
-        && row.place == *place
-    {
-        row.release(c)?;
-        row.used = row.used.plus(&used)?;
-        row.save(c)?;
-    }
-    // also where the row expired, moved to another window or is gone: it was used
-    place.add(c, &used)
 }
 
 fn least<T: Ord>(state: &mut Option<T>, left: Option<T>) {

@@ -118,7 +118,7 @@ fn stored(what: &'static str) -> impl Fn(Error) -> Error {
     move |e| corrupt(READ, what).with_source(e)
 }
 
-fn operation(text: String) -> Result<OperationKey> {
+pub(super) fn operation(text: String) -> Result<OperationKey> {
     let text = IntoDeserializer::<ValueError>::into_deserializer(text);
     OperationKey::deserialize(text).map_err(|e| corrupt(READ, "operation").with_source(e))
 }
@@ -138,6 +138,7 @@ fn status_text(status: UsageStatus) -> &'static str {
         UsageStatus::Ok => "ok",
         UsageStatus::Failed => "failed",
         UsageStatus::Cancelled => "cancelled",
+        UsageStatus::Cached => "cached",
     }
 }
 
@@ -146,6 +147,7 @@ fn parse_status(text: &str) -> Result<UsageStatus> {
         "ok" => Ok(UsageStatus::Ok),
         "failed" => Ok(UsageStatus::Failed),
         "cancelled" => Ok(UsageStatus::Cancelled),
+        "cached" => Ok(UsageStatus::Cached),
         _ => Err(corrupt(READ, "status")),
     }
 }

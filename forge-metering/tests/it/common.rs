@@ -33,6 +33,7 @@ pub(crate) fn event(ctx: &ExecutionContext, n: u64, cost: Option<Money>) -> Usag
         status: match n % 3 {
             0 => UsageStatus::Ok,
             1 => UsageStatus::Failed,
+            _ if n == 8 => UsageStatus::Cached,
             _ => UsageStatus::Cancelled,
         },
     }

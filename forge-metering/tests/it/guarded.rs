@@ -70,7 +70,7 @@ async fn no_payload_reaches_the_disk() {
         let answer = b.tools.call(&acme, "echo", json!({ "text": text }), CallOptions::default()).await;
         assert_eq!(answer.is_ok(), answered);
     }
-    b.ledger.flush().await.unwrap();
+    b.ledger.flush(None).await.unwrap();
     let events = b.ledger.events(&acme, &UsageQuery::default(), 10).await.unwrap();
     let outcomes: Vec<_> = events.iter().map(|e| (e.status, e.cost)).collect();
     assert_eq!(outcomes, [(UsageStatus::Ok, Some(usd("0.0001"))), (UsageStatus::Failed, Some(usd("0")))]);
@@ -124,7 +124,7 @@ async fn the_report_of_a_guarded_run_adds_up() {
     for n in 0..7 {
         b.tools.call(&acme, "echo", json!({ "text": n.to_string() }), CallOptions::default()).await.unwrap();
     }
-    b.ledger.flush().await.unwrap();
+    b.ledger.flush(None).await.unwrap();
     let events = b.ledger.events(&acme, &UsageQuery::default(), usize::MAX).await.unwrap();
     let (csv, jsonl) = (report::usage_csv(&events).unwrap(), report::events_jsonl(&events).unwrap());
     let proof = report::reconcile(&csv, &jsonl).unwrap();

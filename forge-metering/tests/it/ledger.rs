@@ -46,7 +46,7 @@ async fn a_foreign_event_is_refused_with_its_batch() {
     assert_eq!(e.kind(), ErrorKind::TenantMismatch);
     assert!(!e.to_string().contains("globex"), "{e}");
     ledger.reserve(&acme).await.unwrap().fill(batch);
-    assert!(ledger.flush().await.is_err(), "a promised event that is not there is no success");
+    assert!(ledger.flush(None).await.is_err(), "a promised event that is not there is no success");
     assert!(all(&ledger, "acme").await.is_empty() && all(&ledger, "globex").await.is_empty());
 }
 
@@ -150,7 +150,7 @@ async fn a_slot_records_from_a_drop() {
     let one = event(&acme, 1, Some(usd("1")));
     drop(Call(Some((ledger.reserve(&acme).await.unwrap(), one.clone()))));
     drop(ledger.reserve(&acme).await.unwrap());
-    ledger.flush().await.unwrap();
+    ledger.flush(None).await.unwrap();
     assert_eq!(all(&ledger, "acme").await, [one]);
 }
 
@@ -160,7 +160,7 @@ async fn what_was_recorded_or_filled_is_there_after_a_restart() {
     let acme = ctx("acme", "ana");
     ledger.record(&acme, vec![event(&acme, 1, None)]).await.unwrap();
     ledger.reserve(&acme).await.unwrap().fill(vec![event(&acme, 2, None)]);
-    ledger.flush().await.unwrap();
+    ledger.flush(None).await.unwrap();
     drop(ledger);
     let ledger = loop {
         // the lock goes with the last handle, which a reader's thread may hold for a moment

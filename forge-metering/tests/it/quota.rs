@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::common::{ctx, d, usd};
+use forge_core::audit::Durability;
 use forge_core::fake::ManualClock;
 use forge_core::usage::{Actual, Permit, Quantity, Quota, QuotaRequest, QuotaState, Resource};
 use forge_core::{
@@ -79,12 +80,24 @@ fn op(n: u64) -> OperationKey {
 }
 
 fn call(n: u64) -> QuotaRequest {
-    QuotaRequest { operation: op(n), resource: tool(), quantity: Quantity::TOOL_CALL, cost: Some(usd("0.5")) }
+    QuotaRequest {
+        operation: op(n),
+        resource: tool(),
+        quantity: Quantity::TOOL_CALL,
+        cost: Some(usd("0.5")),
+        durability: Durability::Durable,
+    }
 }
 
 fn tokens(n: u64, tokens_in: u64, tokens_out: u64, cost: Option<Money>) -> QuotaRequest {
     let quantity = Quantity { tokens_in, tokens_out, ..Quantity::default() };
-    QuotaRequest { operation: op(n), resource: Resource::Model("m".into()), quantity, cost }
+    QuotaRequest {
+        operation: op(n),
+        resource: Resource::Model("m".into()),
+        quantity,
+        cost,
+        durability: Durability::Durable,
+    }
 }
 
 const USED: Actual = Actual { quantity: Quantity::TOOL_CALL, cost: None };

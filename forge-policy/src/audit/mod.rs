@@ -109,8 +109,12 @@ impl AuditLog for SqliteAudit {
         file.database()?.read("audit.verify", move |c| verify::chain(c, &tenant)).await
     }
 
-    async fn flush(&self) -> Result<()> {
-        for file in self.files.in_use() {
+    async fn flush(&self, tenant: Option<&TenantId>) -> Result<()> {
+        let files = match tenant {
+            Some(tenant) => self.files.existing(tenant).await?.into_iter().collect(),
+            None => self.files.in_use(),
+        };
+        for file in files {
             file.database()?.flush().await?;
         }
         Ok(())

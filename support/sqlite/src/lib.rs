@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use forge_core::{Depth, Error, ErrorKind, Health, Result, Slot, Status};
 use rusqlite::{Connection, Transaction};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
 pub use error::{corrupt, error};
 pub use open::Options;
@@ -31,8 +31,10 @@ pub use rusqlite;
 
 use writer::{Answer, Job, in_savepoint, shared, stopped};
 
-/// Room for jobs that wait for the writer; a caller beyond it waits too, nothing is dropped.
+/// Writes that wait for the writer; a caller beyond it waits too, nothing is dropped.
 const QUEUE: usize = 1024;
+/// Slots that are open or filled and not written yet. Apart from [`QUEUE`], so that whoever holds a slot can still write.
+const SLOTS: usize = 16 * 1024;
 /// Idle connections kept for readers.
 const IDLE_READERS: usize = 4;
 
@@ -43,7 +45,10 @@ pub struct Database(Arc<Shared>);
 
 struct Shared {
     path: PathBuf,
-    jobs: mpsc::Sender<Job>,
+    /// Unbounded itself: what is in it holds a permit of `room` or `slots`, or is the only one of its kind.
+    jobs: mpsc::UnboundedSender<Job>,
+    room: Arc<Semaphore>,
+    slots: Arc<Semaphore>,
     idle: Mutex<Vec<Connection>>,
     closed: Arc<AtomicBool>,
     /// Records that were promised by a slot and could not be written.
@@ -71,7 +76,7 @@ impl Database {
     pub async fn open(options: Options) -> Result<Self> {
         blocking("sqlite.open", move || {
             let opened = options.open()?;
-            let (jobs, queued) = mpsc::channel(QUEUE);
+            let (jobs, queued) = mpsc::unbounded_channel();
             let closed = Arc::new(AtomicBool::new(false));
             let flag = closed.clone();
             let name = format!("sqlite:{}", opened.path.file_name().unwrap_or_default().to_string_lossy());
@@ -84,6 +89,8 @@ impl Database {
             Ok(Self(Arc::new(Shared {
                 path: opened.path,
                 jobs,
+                room: Arc::new(Semaphore::new(QUEUE)),
+                slots: Arc::new(Semaphore::new(SLOTS)),
                 idle: Mutex::default(),
                 closed,
                 lost: Arc::default(),
@@ -108,8 +115,10 @@ impl Database {
         operation: &'static str,
         work: impl FnOnce(&Transaction<'_>) -> Result<T> + Send + 'static,
     ) -> Result<T> {
+        let room = self.0.room.clone().acquire_owned().await.map_err(|_| stopped())?;
         let (done, answer) = oneshot::channel();
         let job: Job = Box::new(move |tx| {
+            drop(room);
             let outcome = in_savepoint(tx, work);
             answering(move |committed| {
                 // the caller may be gone; its write stands all the same
@@ -119,7 +128,7 @@ impl Database {
                 });
             })
         });
-        self.0.jobs.send(job).await.map_err(|_| stopped())?;
+        self.0.jobs.send(job).map_err(|_| stopped())?;
         answer.await.map_err(|_| stopped().with("job", operation))?
     }
 
@@ -133,19 +142,32 @@ impl Database {
         operation: &'static str,
         work: impl FnOnce(&Transaction<'_>, T) -> Result<()> + Send + Sync + 'static,
     ) -> Result<Slot<T>> {
-        let room = self.0.jobs.clone().reserve_owned().await.map_err(|_| stopped())?;
-        let lost = self.0.lost.clone();
+        if self.0.closed.load(Ordering::Acquire) {
+            return Err(stopped());
+        }
+        let room = self.0.slots.clone().acquire_owned().await.map_err(|_| stopped())?;
+        let shared = self.0.clone();
         Ok(Slot::new(move |record: T| {
-            room.send(Box::new(move |tx| {
-                let outcome = in_savepoint(tx, move |tx| work(tx, record));
-                answering(move |committed| {
-                    if let Err(e) = outcome.and(committed.map_err(|e| shared(&e))) {
-                        lost.fetch_add(1, Ordering::AcqRel);
-                        tracing::error!(operation, error = %e, "a record that was promised could not be written");
-                    }
-                })
-            }));
+            shared.promise(
+                operation,
+                move |tx| {
+                    drop(room);
+                    work(tx, record)
+                },
+                |_| (),
+            );
         }))
+    }
+
+    /// Queues a write without waiting; `done` learns whether it is on the disk. The queue has no bound for these: a caller has
+    /// at most one of its kind on the way.
+    pub fn submit(
+        &self,
+        operation: &'static str,
+        work: impl FnOnce(&Transaction<'_>) -> Result<()> + Send + 'static,
+        done: impl FnOnce(bool) + Send + 'static,
+    ) {
+        self.0.promise(operation, work, done);
     }
 
     /// Reads, on the blocking pool, beside the writer; sees all that was acknowledged.
@@ -212,6 +234,33 @@ impl Database {
                 Ok(Err(e)) => Health::down(e.to_string()),
                 Err(_) => Health::down("no commit within five seconds"),
             },
+        }
+    }
+}
+
+impl Shared {
+    /// Queues what nobody waits for: an error is logged and counted.
+    fn promise(
+        &self,
+        operation: &'static str,
+        work: impl FnOnce(&Transaction<'_>) -> Result<()> + Send + 'static,
+        done: impl FnOnce(bool) + Send + 'static,
+    ) {
+        let lost = self.lost.clone();
+        let job: Job = Box::new(move |tx| {
+            let outcome = in_savepoint(tx, work);
+            answering(move |committed| {
+                let outcome = outcome.and(committed.map_err(|e| shared(&e)));
+                if let Err(e) = &outcome {
+                    lost.fetch_add(1, Ordering::AcqRel);
+                    tracing::error!(operation, error = %e, "a record that was promised could not be written");
+                }
+                done(outcome.is_ok());
+            })
+        });
+        if self.jobs.send(job).is_err() {
+            self.lost.fetch_add(1, Ordering::AcqRel);
+            tracing::error!(operation, "a record that was promised came after the writer had stopped");
         }
     }
 }

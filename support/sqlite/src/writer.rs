@@ -21,7 +21,7 @@ pub(crate) type Answer = Box<dyn FnOnce(std::result::Result<(), Arc<Error>>) + S
 const MAX_BATCH: usize = 512;
 
 /// Runs until the last sender is gone; what was queued before that is written.
-pub(crate) fn run(mut db: Connection, mut jobs: mpsc::Receiver<Job>, closed: &AtomicBool) {
+pub(crate) fn run(mut db: Connection, mut jobs: mpsc::UnboundedReceiver<Job>, closed: &AtomicBool) {
     let mut batch = Vec::with_capacity(MAX_BATCH);
     while jobs.blocking_recv_many(&mut batch, MAX_BATCH) > 0 {
         commit(&mut db, std::mem::take(&mut batch));

@@ -1,16 +1,15 @@
-//! What the quotas keep: a counter for each scope and window, and a row for each operation that reserved.
-//!
-//! A counter is what was settled plus what is held. A row remembers what it holds, so that settling, expiring and
-//! reserving again each change the counters by the difference. All runs inside one writer, so nothing races.
+//! What the quotas keep on the disk: a sum for each scope and window, and a row for each effect that reserved.
 
-use forge_core::usage::{Actual, Quantity, QuotaRequest};
+use forge_core::audit::Durability;
 use forge_core::{Currency, EmployeeId, Money, OperationKey, Result, TenantId, Timestamp};
 use forge_sqlite::rusqlite::{Connection, OptionalExtension, Row, params};
 use forge_sqlite::{corrupt, error};
 use rust_decimal::Decimal;
 
-use super::{decimal, too_large};
-use crate::exact;
+use super::amount::Amount;
+use super::book::{Changes, TENANT};
+use super::decimal;
+use super::row::operation;
 
 pub(super) const SCHEMA: &str = "
 CREATE TABLE quota_use (
@@ -49,79 +48,16 @@ CREATE INDEX reservation_by_window ON reservation (tenant, window) WHERE expires
 
 const OP: &str = "quota.reserve";
 
-/// An amount of everything that is limited.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Amount {
-    pub(super) calls: i64,
-    pub(super) tokens: i64,
-    pub(super) money: Option<Money>,
-}
-
-impl Amount {
-    pub(super) fn asked(request: &QuotaRequest) -> Self {
-        Self::of(&request.quantity, request.cost, 1)
-    }
-
-    /// What was really used; a call that used nothing at no cost gives itself back.
-    pub(super) fn used(actual: &Actual) -> Self {
-        let nothing = actual.quantity == Quantity::default() && actual.cost.is_none_or(|c| c.amount.is_zero());
-        Self::of(&actual.quantity, actual.cost, i64::from(!nothing))
-    }
-
-    fn of(q: &Quantity, money: Option<Money>, calls: i64) -> Self {
-        let clamp = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
-        Self { calls: clamp(q.tool_calls).max(calls), tokens: clamp(q.tokens_in.saturating_add(q.tokens_out)), money }
-    }
-
-    pub(super) fn is_zero(&self) -> bool {
-        self.calls == 0 && self.tokens == 0 && self.money.is_none_or(|m| m.amount.is_zero())
-    }
-
-    pub(super) fn plus(&self, other: &Self) -> Result<Self> {
-        Ok(Self {
-            calls: self.calls.saturating_add(other.calls),
-            tokens: self.tokens.saturating_add(other.tokens),
-            money: match (self.money, other.money) {
-                (Some(a), Some(b)) if a.currency == b.currency => {
-                    Some(Money::new(exact::add(a.amount, b.amount).ok_or_else(|| too_large(OP))?, a.currency))
-                }
-                (a, b) => b.or(a),
-            },
-        })
-    }
-
-    fn negated(&self) -> Self {
-        let money = self.money.map(|m| Money::new(-m.amount, m.currency));
-        Self { calls: -self.calls, tokens: -self.tokens, money }
-    }
-
-    /// What of this goes beyond `taken`.
-    pub(super) fn beyond(&self, taken: &Self) -> Result<Self> {
-        let money = match (self.money, taken.money) {
-            (Some(a), Some(b)) if a.currency == b.currency => {
-                let rest = exact::add(a.amount, -b.amount).ok_or_else(|| too_large(OP))?;
-                Some(Money::new(rest.max(Decimal::ZERO), a.currency))
-            }
-            (a, _) => a,
-        };
-        let rest = |a: i64, b: i64| a.saturating_sub(b).max(0);
-        Ok(Self { calls: rest(self.calls, taken.calls), tokens: rest(self.tokens, taken.tokens), money })
-    }
-}
-
 /// Where an amount counts: for an employee and for the tenant, in one window.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Place {
     pub(super) tenant: TenantId,
     pub(super) employee: EmployeeId,
     pub(super) window: String,
 }
 
-/// The scope of the tenant as a whole; no employee has this name.
-pub(super) const TENANT: &str = "";
-
 impl Place {
-    pub(super) fn add(&self, c: &Connection, amount: &Amount) -> Result<()> {
+    fn add(&self, c: &Connection, amount: &Amount) -> Result<()> {
         for scope in [TENANT, self.employee.as_str()] {
             let key = (self.tenant.as_str(), scope, self.window.as_str());
             let used = load_use(c, key, amount.money.map(|m| m.currency))?;
@@ -140,15 +76,6 @@ impl Place {
         }
         Ok(())
     }
-
-    pub(super) fn remove(&self, c: &Connection, amount: &Amount) -> Result<()> {
-        self.add(c, &amount.negated())
-    }
-
-    /// What counts in one of its scopes, with the money of one currency.
-    pub(super) fn used(&self, c: &Connection, scope: &str, currency: Option<Currency>) -> Result<Amount> {
-        load_use(c, (self.tenant.as_str(), scope, self.window.as_str()), currency)
-    }
 }
 
 fn load_use(c: &Connection, key: (&str, &str, &str), currency: Option<Currency>) -> Result<Amount> {
@@ -166,62 +93,90 @@ fn load_use(c: &Connection, key: (&str, &str, &str), currency: Option<Currency>)
     Ok(Amount { calls, tokens, money: Some(Money::new(amount, currency)) })
 }
 
-/// One operation's row.
+/// One operation.
 #[derive(Debug, Clone)]
 pub(super) struct Reservation {
     pub(super) place: Place,
-    pub(super) operation: String,
+    pub(super) operation: OperationKey,
     /// `None` once nothing is held.
     pub(super) expires: Option<Timestamp>,
     pub(super) held: Amount,
     pub(super) used: Amount,
+    /// `Durable` ones are rows; the others are known in memory alone.
+    pub(super) durability: Durability,
 }
 
 const COLUMNS: &str = "tenant, operation, employee, window, expires, held_calls, held_tokens, held_money, used_calls, used_tokens, used_money";
 
+/// The sums of one window by scope, and the operations that are open or were done in it.
+type Kept = (Vec<(String, Amount)>, Vec<Reservation>);
+
+/// What a tenant's window holds; of the operations that are done some, at most `limit`. Those of older windows are dropped:
+/// they hold nothing, and what they used is in the sums.
+pub(super) fn load(c: &Connection, tenant: &TenantId, window: &str, limit: usize) -> Result<Kept> {
+    let failed = error(OP);
+    let sql = "DELETE FROM reservation WHERE tenant = ?1 AND expires IS NULL AND window < ?2";
+    c.execute(sql, (tenant.as_str(), window)).map_err(&failed)?;
+    let mut sums = Vec::new();
+    let sql = "SELECT scope, calls, tokens FROM quota_use WHERE tenant = ?1 AND window = ?2";
+    let mut get = c.prepare_cached(sql).map_err(&failed)?;
+    let counts = get.query_map((tenant.as_str(), window), |r| {
+        Ok((r.get(0)?, Amount { calls: r.get(1)?, tokens: r.get(2)?, money: None }))
+    });
+    for row in counts.map_err(&failed)? {
+        sums.push(row.map_err(&failed)?);
+    }
+    let sql = "SELECT scope, currency, amount FROM quota_money WHERE tenant = ?1 AND window = ?2";
+    let mut get = c.prepare_cached(sql).map_err(&failed)?;
+    let money = get.query_map((tenant.as_str(), window), |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)));
+    for row in money.map_err(&failed)? {
+        let (scope, currency, amount): (String, String, String) = row.map_err(&failed)?;
+        let money = parse_money(&format!("{amount} {currency}"))?;
+        sums.push((scope, Amount { money: Some(money), ..Amount::default() }));
+    }
+    let sql = format!(
+        "SELECT {COLUMNS} FROM reservation WHERE tenant = ?1 AND expires IS NOT NULL
+        UNION ALL SELECT * FROM (SELECT {COLUMNS} FROM reservation WHERE tenant = ?1 AND window = ?2 AND expires IS NULL LIMIT ?3)"
+    );
+    let mut get = c.prepare_cached(&sql).map_err(&failed)?;
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let rows = get.query_map((tenant.as_str(), window, limit), |r| Ok(Reservation::read(r))).map_err(&failed)?;
+    let rows = rows.map(|r| r.map_err(&failed)?).collect::<Result<_>>()?;
+    Ok((sums, rows))
+}
+
+/// Writes what changed, as one.
+pub(super) fn write(c: &Connection, tenant: &TenantId, changes: &Changes) -> Result<()> {
+    for ((place, _), amount) in &changes.sums {
+        place.add(c, amount)?;
+    }
+    for (operation, row) in &changes.operations {
+        match row {
+            Some(row) => row.save(c)?,
+            None => {
+                let sql = "DELETE FROM reservation WHERE tenant = ?1 AND operation = ?2";
+                let mut delete = c.prepare_cached(sql).map_err(error(OP))?;
+                delete.execute((tenant.as_str(), operation.as_str())).map_err(error(OP))?;
+            }
+        }
+    }
+    Ok(())
+}
+
 impl Reservation {
-    pub(super) fn new(place: &Place, operation: &OperationKey) -> Self {
+    /// Holds nothing yet.
+    pub(super) fn new(place: &Place, operation: &OperationKey, durability: Durability, expires: Timestamp) -> Self {
         let (held, used) = (Amount::default(), Amount::default());
-        Self { place: place.clone(), operation: operation.as_str().to_owned(), expires: None, held, used }
+        Self { place: place.clone(), operation: operation.clone(), expires: Some(expires), held, used, durability }
     }
 
-    pub(super) fn load(c: &Connection, tenant: &TenantId, operation: &OperationKey) -> Result<Option<Self>> {
-        let sql = format!("SELECT {COLUMNS} FROM reservation WHERE tenant = ?1 AND operation = ?2");
-        let mut get = c.prepare_cached(&sql).map_err(error(OP))?;
-        let row = get.query_row((tenant.as_str(), operation.as_str()), |r| Ok(Self::read(r)));
-        row.optional().map_err(error(OP))?.transpose()
-    }
-
-    /// Those of a tenant that nobody settled in time.
-    pub(super) fn expired(c: &Connection, tenant: &TenantId, now: Timestamp) -> Result<Vec<Self>> {
-        let sql = format!("SELECT {COLUMNS} FROM reservation WHERE tenant = ?1 AND expires <= ?2");
-        let mut get = c.prepare_cached(&sql).map_err(error(OP))?;
-        let rows = get.query_map((tenant.as_str(), now.as_nanos()), |r| Ok(Self::read(r))).map_err(error(OP))?;
-        rows.map(|r| r.map_err(error(OP))?).collect()
-    }
-
-    /// Drops some rows of windows before this one: they hold nothing, and their use stays in the counters.
-    pub(super) fn prune(c: &Connection, place: &Place) -> Result<()> {
-        let sql = "DELETE FROM reservation WHERE tenant = ?1 AND operation IN (
-            SELECT operation FROM reservation WHERE tenant = ?1 AND expires IS NULL AND window < ?2 LIMIT 32)";
-        let mut delete = c.prepare_cached(sql).map_err(error(OP))?;
-        delete.execute((place.tenant.as_str(), place.window.as_str())).map(drop).map_err(error(OP))
-    }
-
-    /// Gives back what is held; the counters are right again.
-    pub(super) fn release(&mut self, c: &Connection) -> Result<()> {
-        self.place.remove(c, &self.held)?;
-        (self.held, self.expires) = (Amount::default(), None);
-        Ok(())
-    }
-
-    pub(super) fn save(&self, c: &Connection) -> Result<()> {
+    fn save(&self, c: &Connection) -> Result<()> {
         let sql = format!(
             "INSERT OR REPLACE INTO reservation ({COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)"
         );
         let values = params![
             self.place.tenant.as_str(),
-            self.operation,
+            self.operation.as_str(),
             self.place.employee.as_str(),
             self.place.window,
             self.expires.map(Timestamp::as_nanos),
@@ -252,7 +207,8 @@ impl Reservation {
         };
         let expires: Option<i64> = r.get(4).map_err(error(OP))?;
         let expires = expires.map(Timestamp::from_nanos);
-        Ok(Self { place, operation: text(1)?, expires, held: amount(5)?, used: amount(8)? })
+        let operation = operation(text(1)?)?;
+        Ok(Self { place, operation, expires, held: amount(5)?, used: amount(8)?, durability: Durability::Durable })
     }
 }
 
