@@ -269,3 +269,63 @@ async fn two_tenants_do_not_share_quota_or_rows() {
     let of = |t: &str| b.audit.records().iter().filter(|r| r.tenant == t).count();
     assert_eq!((of("acme"), of("globex")), (3, 2));
 }
+
+/// Not some cases but all of them: each behaviour, effect, verdict and quota, run to its end or dropped after so many polls.
+#[tokio::test]
+async fn whatever_happens_the_books_agree() {
+    use Behaviour::{Answer, Fail, FailOnce, Hang, Panic};
+    let behaviours = [
+        Answer,
+        FailOnce,
+        Panic,
+        Hang,
+        Fail(ErrorKind::NotFound),
+        Fail(ErrorKind::Unavailable),
+        Fail(ErrorKind::UnknownOutcome),
+        Fail(ErrorKind::Unauthenticated),
+        Fail(ErrorKind::PolicyDenied),
+    ];
+    let (mut cases, mut executed, mut cut) = (0, 0, 0);
+    for behaviour in behaviours {
+        for effect in [Effect::Read, Effect::Write, Effect::Send] {
+            for verdict in [Verdict::Allow, Verdict::Deny, Verdict::NeedsApproval] {
+                for quota in [0, u64::MAX] {
+                    for polls in [1, 2, 3, 5, usize::MAX] {
+                        let policy = FakePolicy::by(move |_| (verdict, Obligations::default()));
+                        let b = bench(behaviour, effect, policy, FakeQuota::calls(quota));
+                        let ctx = context("acme", "ana", "analyst");
+                        let ended = {
+                            let call = b.tools.call(&ctx, "scripted", args(), CallOptions::default());
+                            tokio::pin!(call);
+                            let mut polled = 0;
+                            loop {
+                                let ready = futures::poll!(call.as_mut()).is_ready();
+                                polled += 1;
+                                if ready || polled == polls {
+                                    break ready;
+                                }
+                                tokio::task::yield_now().await;
+                            }
+                        };
+                        let case = format!("{behaviour:?} {effect:?} {verdict:?} quota {quota} polls {polls}");
+                        let records = b.audit.records();
+                        let (decisions, outcomes) = (count(&records, "decision"), count(&records, "outcome"));
+                        let called = b.calls.load(Ordering::SeqCst) > 0;
+                        assert_eq!(outcomes, b.ledger.all().len(), "one usage for each outcome: {case}");
+                        assert_eq!(b.quota.open(), 0, "no reservation stays open: {case}");
+                        assert!(decisions <= 1 && outcomes <= decisions, "{case}");
+                        assert!(!called || (decisions, outcomes) == (1, 1), "an executed call has both rows: {case}");
+                        assert!(!ended || decisions == 1, "what ended was decided, once: {case}");
+                        let refused = verdict != Verdict::Allow || quota == 0;
+                        assert!(!(refused && (called || outcomes > 0)), "a refusal executes nothing: {case}");
+                        cases += 1;
+                        executed += usize::from(called);
+                        cut += usize::from(!ended);
+                    }
+                }
+            }
+        }
+    }
+    println!("{cases} cases, {executed} executed, {cut} cut off");
+    assert!(executed > 100 && cut > 0, "the cases reach what they are for: {executed} {cut}");
+}
