@@ -8,7 +8,7 @@ use forge_core::guard::{Access, CallOptions};
 use forge_core::model::{Completion, CompletionRequest};
 use forge_core::policy::Obligations;
 use forge_core::queue::{NewTask, TaskQueue, TaskStatus};
-use forge_core::redact::RedactOptions;
+use forge_core::redact::{RedactOptions, RedactorExt};
 use forge_core::tool::{Effect, ToolOutput};
 use forge_core::usage::{UsageEvent, UsageQuery, UsageTotals};
 use forge_core::vector::Hit;
@@ -155,11 +155,8 @@ impl Scope<'_> {
         let most = obliged.max_rows.map_or(limit, |n| limit.min(usize::try_from(n).unwrap_or(usize::MAX)));
         let mut hits = parts.memory.recall(&self.ctx, namespace, query, most).await?;
         let mask = RedactOptions::mask(obliged.redact_output);
-        if !mask.kinds.is_empty() {
-            for text in hits.iter_mut().flat_map(|hit| [&mut hit.title, &mut hit.text]) {
-                *text = parts.redactor.redact(self.ctx.tenant(), text.as_str().into(), &mask)?.into_owned();
-            }
-        }
+        let texts = hits.iter_mut().flat_map(|hit| [&mut hit.title, &mut hit.text]);
+        parts.redactor.redact_texts(self.ctx.tenant(), texts, &mask)?;
         Ok(hits)
     }
 

@@ -179,6 +179,24 @@ pub trait RedactorExt: Redactor {
         })
     }
 
+    /// Replaces in each of some texts, in place.
+    ///
+    /// # Errors
+    /// Those of [`Redactor::redact`].
+    fn redact_texts<'t>(
+        &self,
+        tenant: &TenantId,
+        texts: impl IntoIterator<Item = &'t mut String>,
+        options: &RedactOptions,
+    ) -> Result<()> {
+        for text in texts {
+            if let Cow::Owned(new) = self.redact(tenant, text.as_str().into(), options)? {
+                *text = new;
+            }
+        }
+        Ok(())
+    }
+
     /// Puts the values of tokens back in every string of a JSON value, in place.
     ///
     /// # Errors

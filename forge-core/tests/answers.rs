@@ -11,6 +11,7 @@ use forge_core::audit::AuditEvent;
 use forge_core::fake::{FakePolicy, FakeVectors, ManualClock};
 use forge_core::guard::{CacheFor, CallOptions, Guarded, ToolSet, Tools};
 use forge_core::policy::{Obligations, Verdict};
+use forge_core::redact::EntityKind;
 use forge_core::testing::{FakeGuard, context, fake_guard, tool_env};
 use forge_core::tool::{Effect, Tool, ToolCall, ToolOutput, ToolSpec};
 use forge_core::usage::{Quantity, UsageStatus};
@@ -35,17 +36,20 @@ impl Tool for Parse {
 
     async fn call(&self, _: &ExecutionContext, _: ToolCall) -> Result<ToolOutput> {
         let n = self.made.fetch_add(1, Ordering::SeqCst);
-        Ok(ToolOutput::new(json!({ "n": n })).with_documents(self.tags.iter().copied()))
+        Ok(ToolOutput::new(json!({ "n": n, "by": "ana@example.com" })).with_documents(self.tags.iter().copied()))
     }
 }
 
-/// Roles whose name begins with `guest` may not read what is confidential.
+/// Roles whose name begins with `guest` may not read what is confidential; a clerk sees no addresses in any document.
 fn policy() -> FakePolicy {
     FakePolicy::by(|input| {
         let closed = input.action == "document.read"
             && input.doc_tags.contains("confidential")
             && input.role.as_str().starts_with("guest");
-        (if closed { Verdict::Deny } else { Verdict::Allow }, Obligations::default())
+        let masked = input.action == "document.read" && input.role == "clerk";
+        let redact_output = masked.then_some(EntityKind::Email).into_iter().collect();
+        let verdict = if closed { Verdict::Deny } else { Verdict::Allow };
+        (verdict, Obligations { redact_output, ..Obligations::default() })
     })
 }
 
@@ -105,6 +109,15 @@ async fn content_of_a_document_is_handed_on_to_those_who_may_read_it_also_from_t
         .filter_map(|r| if let AuditEvent::Decision { verdict, .. } = r.event { Some(verdict) } else { None })
         .collect();
     assert_eq!(verdicts, [Verdict::Allow, Verdict::Deny, Verdict::Deny], "each has its row");
+}
+
+#[tokio::test]
+async fn a_cached_answer_is_masked_for_who_reads_it_now() {
+    let (_, tools, made, _) = bench(&["open"]);
+    let (ana, clerk) = (context("acme", "ana", "analyst"), context("acme", "cy", "clerk"));
+    assert_eq!(ask(&tools, &ana, "a").await.unwrap()["by"], "ana@example.com");
+    assert_eq!(ask(&tools, &clerk, "a").await.unwrap()["by"], "[EMAIL]");
+    assert_eq!(made.load(Ordering::SeqCst), 1, "both from one reading");
 }
 
 #[tokio::test]

@@ -159,13 +159,7 @@ impl Guard {
         }
     }
 
-    pub(super) fn decision_row(
-        &self,
-        ctx: &ExecutionContext,
-        facts: &Facts,
-        seen: &Seen,
-        verdict: Verdict,
-    ) -> AuditRecord {
+    fn decision_row(&self, ctx: &ExecutionContext, facts: &Facts, seen: &Seen, verdict: Verdict) -> AuditRecord {
         let event = AuditEvent::Decision {
             phase: seen.phase.to_owned(),
             verdict,
@@ -197,6 +191,21 @@ impl Guard {
                 .map_or("[withheld]".into(), |c| c.into_owned())
         };
         input.resource.iter().map(|(k, v)| (k.clone(), mask(v))).collect()
+    }
+
+    /// The row of a decision that lets through: durable before what changes the world.
+    pub(super) async fn allowed(
+        &self,
+        ctx: &ExecutionContext,
+        facts: &Facts,
+        seen: &mut Seen,
+        how: Durability,
+    ) -> Result<()> {
+        seen.phase = "executed";
+        let row = self.decision_row(ctx, facts, seen, Verdict::Allow);
+        self.parts().audit.append(ctx, row, how).await?;
+        self.parts().metrics.add(Metric::Decisions, &[ctx.tenant().as_str(), &facts.resource, "allow"], 1.0);
+        Ok(())
     }
 
     /// The policy's answer, which it gives within its time or not at all.

@@ -44,15 +44,16 @@ impl Weighter<Digest, Kept> for Bytes {
     }
 }
 
-type Answers = std::sync::Arc<Cache<Digest, Kept, Bytes>>;
+type OfTenant = std::sync::Arc<Cache<Digest, Kept, Bytes>>;
 
+/// The answers of all tenants, each within its own bytes.
 #[derive(Debug)]
-pub(super) struct Answered {
-    tenants: Cache<TenantId, Answers>,
+pub(super) struct Answers {
+    tenants: Cache<TenantId, OfTenant>,
     bytes: usize,
 }
 
-impl Answered {
+impl Answers {
     /// So many bytes for each tenant.
     pub(super) fn new(bytes: usize) -> Self {
         Self { tenants: Cache::new(TENANTS), bytes }

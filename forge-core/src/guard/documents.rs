@@ -9,9 +9,8 @@ use super::Guard;
 use super::admit::Seen;
 use super::books::Facts;
 use crate::audit::Durability;
-use crate::metrics::Metric;
 use crate::policy::{Denial, Obligations, PolicyInput, Verdict};
-use crate::redact::{EntityKind, RedactOptions};
+use crate::redact::{EntityKind, RedactOptions, RedactorExt};
 use crate::vector::Hit;
 use crate::{Error, ErrorKind, ExecutionContext, OperationKey, Result};
 
@@ -74,10 +73,7 @@ impl Guard {
         };
         match outcome {
             Ok(obligations) => {
-                seen.phase = "executed";
-                let row = self.decision_row(ctx, &facts, &seen, Verdict::Allow);
-                self.parts().audit.append(ctx, row, Durability::Enqueued).await?;
-                self.parts().metrics.add(Metric::Decisions, &[ctx.tenant().as_str(), resource, "allow"], 1.0);
+                self.allowed(ctx, &facts, &mut seen, Durability::Enqueued).await?;
                 Ok(obligations)
             }
             Err(refusal) => {
@@ -108,13 +104,8 @@ impl Guard {
                     decided.insert(hit.tags.clone(), answer);
                 }
                 let Some(Some(kinds)) = decided.get(&hit.tags) else { continue };
-                if !kinds.is_empty() {
-                    let mask = RedactOptions::mask(kinds.iter().copied());
-                    for text in [&mut hit.title, &mut hit.text] {
-                        let masked = self.parts().redactor.redact(ctx.tenant(), text.as_str().into(), &mask)?;
-                        *text = masked.into_owned();
-                    }
-                }
+                let mask = RedactOptions::mask(kinds.iter().copied());
+                self.parts().redactor.redact_texts(ctx.tenant(), [&mut hit.title, &mut hit.text], &mask)?;
             }
             open.push(hit);
         }

@@ -54,7 +54,7 @@ pub use tools::{ToolSet, Tools};
 use crate::approvals::{Answer, Approval, Approvals};
 use crate::audit::{AuditEvent, AuditLog, AuditRecord, Durability};
 use crate::keyring::Keyring;
-use crate::metrics::{Metric, Metrics};
+use crate::metrics::Metrics;
 use crate::policy::{Denial, Obligations, PolicyEngine, PolicyInput, Verdict};
 use crate::redact::Redactor;
 use crate::time::Clock;
@@ -118,7 +118,7 @@ struct Shared {
     parts: GuardParts,
     settings: Settings,
     resilience: Resilience,
-    answered: cache::Answered,
+    answers: cache::Answers,
 }
 
 impl Guard {
@@ -129,8 +129,8 @@ impl Guard {
 
     /// A guard of these parts.
     pub fn with_settings(parts: GuardParts, settings: Settings) -> Self {
-        let answered = cache::Answered::new(settings.cache_bytes);
-        Self(Arc::new(Shared { parts, settings, resilience: Resilience::new(settings), answered }))
+        let answers = cache::Answers::new(settings.cache_bytes);
+        Self(Arc::new(Shared { parts, settings, resilience: Resilience::new(settings), answers }))
     }
 
     pub(crate) fn parts(&self) -> &GuardParts {
@@ -145,8 +145,8 @@ impl Guard {
         &self.0.resilience
     }
 
-    fn answered(&self) -> &cache::Answered {
-        &self.0.answered
+    fn answers(&self) -> &cache::Answers {
+        &self.0.answers
     }
 
     /// Decides about something that is no call of an adapter: starting a workflow, reading a run, usage, audit rows. Whose it
@@ -187,11 +187,7 @@ impl Guard {
                     return Err(refusal);
                 }
             };
-            seen.phase = "executed";
-            let row = self.decision_row(&ctx, &facts, &seen, Verdict::Allow);
-            let durability = if access.effect == Effect::Read { Durability::Enqueued } else { Durability::Durable };
-            self.parts().audit.append(&ctx, row, durability).await?;
-            self.parts().metrics.add(Metric::Decisions, &[ctx.tenant().as_str(), op.resource, "allow"], 1.0);
+            self.allowed(&ctx, &facts, &mut seen, run::durability(access.effect)).await?;
             Ok(Obligations::clone(&prepared.obligations))
         };
         let outcome = decide.instrument(span.clone()).await;

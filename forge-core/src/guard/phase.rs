@@ -11,7 +11,8 @@ pub enum Guarding {
     Enqueue,
     /// [`Guard::authorize`](super::Guard::authorize): reading a run, a task, usage or audit rows; starting a workflow.
     Access,
-    /// `Embedder`, `VectorStore`, `KeyValue`, and what `TaskQueue` reads: work inside a call that was already decided.
+    /// `Embedder`, `VectorStore`, `KeyValue`, and what `TaskQueue` reads: work inside a call that was already decided. A search
+    /// decides about `document.read` by the tags of its hits.
     Store,
 }
 

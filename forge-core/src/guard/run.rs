@@ -13,11 +13,10 @@ use super::{Guard, cache, clean};
 use crate::audit::Durability;
 use crate::context::span;
 use crate::journal::Intent;
-use crate::metrics::Metric;
-use crate::policy::{Obligations, Verdict};
+use crate::policy::Obligations;
 use crate::redact::{RedactOptions, RedactorExt};
 use crate::tool::Effect;
-use crate::usage::{Permit, QuotaRequest};
+use crate::usage::{Permit, Quantity, QuotaRequest};
 use crate::{Digest, ExecutionContext, Result};
 
 impl Guard {
@@ -62,35 +61,26 @@ impl Guard {
         Fut: Future<Output = Result<Answered>> + Send,
     {
         let mut seen = Seen::nothing();
-        let admitted = match self.admit(ctx, &mut op, &facts, &mut seen).await {
+        let taken = async {
+            let prepared = self.admit(ctx, &mut op, &facts, &mut seen).await?;
+            facts.decision = seen.decision.as_ref().map(|d| d.id);
             // a place among the tenant's own calls comes before what all tenants share
-            Ok(prepared) => self.place(ctx, &op, &mut seen).await.map(|place| (prepared, place)),
-            Err(refusal) => Err(refusal),
+            let place = self.place(ctx, &op, &mut seen).await?;
+            let open = self.take(ctx, &op, &facts, &options.books, &mut seen).await?;
+            Ok((prepared, place, open))
         };
-        facts.decision = seen.decision.as_ref().map(|d| d.id);
-        let taken = match admitted {
-            Ok((prepared, place)) => {
-                let open = self.take(ctx, &op, &facts, &options.books, &mut seen).await;
-                open.map(|open| (prepared, place, open))
-            }
-            Err(refusal) => Err(refusal),
-        };
-        let (prepared, _place, open) = match taken {
+        let (prepared, _place, open) = match taken.await {
             Ok(taken) => taken,
             Err(refusal) => {
                 self.refuse(ctx, &facts, &seen, &refusal).await;
                 return Err(refusal);
             }
         };
-
-        seen.phase = "executed";
-        let row = self.decision_row(ctx, &facts, &seen, Verdict::Allow);
-        if let Err(e) = self.parts().audit.append(ctx, row, durability(op.effect)).await {
+        if let Err(e) = self.allowed(ctx, &facts, &mut seen, durability(op.effect)).await {
             // not audited, so not called: there is no row for which an outcome would stand
             open.abandon();
             return Err(e);
         }
-        self.parts().metrics.add(Metric::Decisions, &[ctx.tenant().as_str(), op.resource, "allow"], 1.0);
 
         let (outcome, closing) = self.call(ctx, &op, &options, &facts, &seen, prepared, call).await;
         open.close(closing);
@@ -168,13 +158,14 @@ impl Guard {
             .zip(seen.decision.as_ref())
             .map(|(((time, whose), args), decision)| (cache::question(ctx, op, whose, &args, decision), time));
         if let Some((question, _)) = &question
-            && let Some(kept) = self.answered().find(ctx.tenant(), question, parts.clock.monotonic())
+            && let Some(kept) = self.answers().find(ctx.tenant(), question, parts.clock.monotonic())
         {
-            let outcome = self.documents(ctx, op.resource, facts, &kept.documents, &prepared.obligations).await;
-            return match outcome {
-                Ok(_) => {
-                    let closing = Closing::cached(self.output_digest(ctx, &kept.content.to_string()));
-                    (Ok(kept.content), closing)
+            // who asks now may be shown less than who asked first
+            let again = Answered { documents: kept.documents, ..Answered::new(kept.content, Quantity::default()) };
+            return match self.let_out(ctx, op.resource, facts, &prepared.obligations, again).await {
+                Ok((content, _)) => {
+                    let closing = Closing::cached(self.output_digest(ctx, &content.to_string()));
+                    (Ok(content), closing)
                 }
                 Err(e) => {
                     let closing = Closing::failed(e.kind(), 0);
@@ -210,7 +201,7 @@ impl Guard {
                 };
                 if let Some((question, time)) = question {
                     let until = parts.clock.monotonic() + time;
-                    self.answered().keep(ctx.tenant(), question, (&content, answered.documents, text.len()), until);
+                    self.answers().keep(ctx.tenant(), question, (&content, answered.documents, text.len()), until);
                 }
                 (Ok(content), closing)
             }
@@ -255,6 +246,6 @@ impl Guard {
     }
 }
 
-fn durability(effect: Effect) -> Durability {
+pub(super) fn durability(effect: Effect) -> Durability {
     if effect == Effect::Read { Durability::Enqueued } else { Durability::Durable }
 }

@@ -39,7 +39,8 @@ pub(super) struct Changes {
 #[derive(Debug, Default)]
 pub(super) struct Book {
     window: String,
-    sums: HashMap<String, Sum>,
+    /// By window and scope. The window before stays: a clock that is set back returns to it.
+    sums: HashMap<String, HashMap<String, Sum>>,
     operations: HashMap<OperationKey, Reservation>,
     expiry: BTreeSet<(Timestamp, OperationKey)>,
     /// Effects that are done, in the order in which they were.
@@ -53,8 +54,9 @@ impl Book {
     /// As the file has it.
     pub(super) fn load(window: &str, sums: Vec<(String, Amount)>, rows: Vec<Reservation>) -> Result<Self> {
         let mut book = Self { window: window.to_owned(), ..Self::default() };
+        let of = book.sums.entry(window.to_owned()).or_default();
         for (scope, amount) in sums {
-            book.sums.entry(scope).or_default().add(&amount)?;
+            of.entry(scope).or_default().add(&amount)?;
         }
         for row in rows {
             match row.expires {
@@ -69,8 +71,9 @@ impl Book {
     /// Begins anew in another window, and gives back what nobody settled in time. What is held in an old window stays there.
     pub(super) fn turn(&mut self, window: &str, now: Timestamp) -> Result<()> {
         if self.window != window {
-            window.clone_into(&mut self.window);
-            self.sums.clear();
+            let before = std::mem::replace(&mut self.window, window.to_owned());
+            self.sums.retain(|w, _| *w == before || w == window);
+            self.sums.entry(window.to_owned()).or_default();
             for key in std::mem::take(&mut self.done) {
                 self.forget(&key);
             }
@@ -136,7 +139,7 @@ impl Book {
 
     /// What counts in one scope, with the money of one currency.
     pub(super) fn used(&self, scope: &str, currency: Option<Currency>) -> Amount {
-        let Some(sum) = self.sums.get(scope) else {
+        let Some(sum) = self.sums.get(&self.window).and_then(|of| of.get(scope)) else {
             return Amount { money: currency.map(|c| Money::new(Decimal::ZERO, c)), ..Amount::default() };
         };
         let money = currency.map(|c| Money::new(sum.money.get(&c).copied().unwrap_or_default(), c));
@@ -149,15 +152,17 @@ impl Book {
         std::mem::take(&mut self.changes)
     }
 
-    /// It could not be written: it still must be.
-    pub(super) fn put_back(&mut self, changes: Changes) -> Result<()> {
+    /// It could not be written: it still must be, and nobody is on the way.
+    pub(super) fn put_back(&mut self, changes: Changes) {
+        self.writing = false;
         for ((place, _), amount) in changes.sums {
-            self.note(&place, &amount)?;
+            if let Err(e) = self.note(&place, &amount) {
+                tracing::error!(error = %e, "what calls used is too much to be exact and will not be in the file");
+            }
         }
         for (key, row) in changes.operations {
             self.changes.operations.entry(key).or_insert(row);
         }
-        Ok(())
     }
 
     fn release(&mut self, operation: &OperationKey) -> Result<()> {
@@ -198,11 +203,12 @@ impl Book {
         if amount.is_zero() {
             return Ok(());
         }
-        if place.window == self.window {
+        // of an older window only the file knows the sums
+        if let Some(of) = self.sums.get_mut(&place.window) {
             for scope in [TENANT, place.employee.as_str()] {
-                match self.sums.get_mut(scope) {
+                match of.get_mut(scope) {
                     Some(sum) => sum.add(amount)?,
-                    None => self.sums.entry(scope.to_owned()).or_default().add(amount)?,
+                    None => of.entry(scope.to_owned()).or_default().add(amount)?,
                 }
             }
         }

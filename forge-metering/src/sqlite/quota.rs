@@ -15,7 +15,7 @@ use forge_core::{
 use forge_sqlite::rusqlite::Transaction;
 use forge_sqlite::{Database, Options};
 use rust_decimal::Decimal;
-use tokio::sync::OnceCell;
+use tokio::sync::{OnceCell, oneshot};
 
 use super::amount::Amount;
 use super::book::{Book, REMEMBERED, TENANT};
@@ -29,7 +29,8 @@ use crate::limits::{Limit, Limits, Window};
 ///
 /// - A reservation counts for the employee and for the tenant, in the window of the moment it was made, also where no limit
 ///   is set. It is decided in memory, under a lock of the tenant's own; of a `Durable` one (for a write or a send) a row is
-///   on the disk before [`reserve`](Quota::reserve) returns. What was used follows within a commit.
+///   on the disk before [`reserve`](Quota::reserve) returns. What was used follows within a commit, or where that
+///   fails, with the next.
 /// - The operation is the unit: reserving again for the same one takes only what it does not hold, and for an effect, has not
 ///   used yet (the last 4,096 of the window are remembered). Each settlement adds what was really used, so that the counters
 ///   agree with the ledger after a repeated call.
@@ -123,9 +124,11 @@ impl Quota for SqliteQuota {
         let settle = Settle { db: self.db.clone(), shared: shared.clone(), place, operation };
         let permit = Permit::new(Slot::new(move |actual| settle.run(&actual)));
         if request.durability == Durability::Durable {
-            let tenant = rules.place.tenant;
+            let (done, kept) = oneshot::channel();
+            write(&self.db, rules.place.tenant, shared, move |outcome| drop(done.send(outcome)));
+            let stopped = |_| Error::new(ErrorKind::Unavailable, "quota.reserve", "the writer has stopped");
             // an error drops the permit, which gives back what was taken
-            self.db.write("quota.reserve", move |tx| write(tx, &tenant, &shared)).await?;
+            kept.await.map_err(stopped)??;
         }
         Ok(permit)
     }
@@ -159,18 +162,32 @@ impl Settle {
             std::mem::replace(&mut book.writing, true)
         };
         if !begun {
-            let (tenant, shared) = (self.place.tenant, self.shared);
-            self.db.submit("quota.settle", move |tx| write(tx, &tenant, &shared), |_| ());
+            write(&self.db, self.place.tenant, self.shared, |outcome| {
+                if let Err(e) = outcome {
+                    tracing::error!(error = %e, "what calls used could not be written; it goes with the next");
+                }
+            });
         }
     }
 }
 
-fn write(tx: &Transaction<'_>, tenant: &TenantId, shared: &Shared) -> Result<()> {
-    let changes = lock(shared).take_changes();
-    rows::write(tx, tenant, &changes).or_else(|e| {
-        lock(shared).put_back(changes)?;
-        Err(e)
-    })
+/// Writes what changed since the last time. Where that fails, at the statement or at the commit, it goes with the next.
+fn write(db: &Database, tenant: TenantId, shared: Shared, done: impl FnOnce(Result<()>) + Send + 'static) {
+    let (book, flight) = (shared.clone(), Arc::new(Mutex::new(None)));
+    let taken = flight.clone();
+    let work = move |tx: &Transaction<'_>| {
+        let changes = lock(&book).take_changes();
+        let written = rows::write(tx, &tenant, &changes);
+        *taken.lock().unwrap_or_else(PoisonError::into_inner) = Some(changes);
+        written
+    };
+    db.submit(work, move |outcome| {
+        if outcome.is_err() {
+            let changes = flight.lock().unwrap_or_else(PoisonError::into_inner).take();
+            lock(&shared).put_back(changes.unwrap_or_default());
+        }
+        done(outcome);
+    });
 }
 
 fn lock(book: &Shared) -> MutexGuard<'_, Book> {

@@ -8,8 +8,8 @@ use forge_core::audit::Durability;
 use forge_core::fake::ManualClock;
 use forge_core::usage::{Actual, Permit, Quantity, Quota, QuotaRequest, QuotaState, Resource};
 use forge_core::{
-    Currency, Depth, EmployeeId, ErrorKind, ExecutionContext, HealthCheck, Money, OperationKey, Result, Retryability,
-    Status, TenantId,
+    Clock, Currency, Depth, EmployeeId, ErrorKind, ExecutionContext, HealthCheck, Money, OperationKey, Result,
+    Retryability, Status, TenantId, Timestamp,
 };
 use forge_metering::{Limit, Limits, SqliteQuota, TenantLimits, Window};
 
@@ -325,4 +325,72 @@ async fn limits_that_cannot_be_kept_are_refused_at_the_start() {
     let never = Limits::default().with_reservation(Duration::ZERO);
     let e = SqliteQuota::open(dir.path(), never, Arc::new(ManualClock::default())).await.unwrap_err();
     assert_eq!(e.kind(), ErrorKind::Config);
+}
+
+/// A wall clock that a test sets, also back.
+#[derive(Debug)]
+struct SetClock(std::sync::Mutex<Timestamp>);
+
+impl SetClock {
+    fn at(&self, time: &str) {
+        *self.0.lock().unwrap() = time.parse().unwrap();
+    }
+}
+
+#[async_trait::async_trait]
+impl Clock for SetClock {
+    fn now(&self) -> Timestamp {
+        *self.0.lock().unwrap()
+    }
+    fn monotonic(&self) -> Duration {
+        Duration::ZERO
+    }
+    async fn sleep(&self, _: Duration) {
+        std::future::pending().await
+    }
+}
+
+#[tokio::test]
+async fn a_clock_that_is_set_back_finds_the_day_as_it_was() {
+    let (dir, clock) = (tempfile::tempdir().unwrap(), Arc::new(SetClock(Timestamp::from_nanos(0).into())));
+    let limits = TenantLimits::default().with_window(Window::Day).with_total(calls(1));
+    let quota = SqliteQuota::open(dir.path(), Limits::default().with_default(limits), clock.clone()).await.unwrap();
+    let acme = ctx("acme", "ana");
+    for (n, time, fits) in
+        [(1, "2026-01-01T23:59:59Z", true), (2, "2026-01-02T00:00:01Z", true), (3, "2026-01-01T23:59:58Z", false)]
+    {
+        clock.at(time);
+        let reserved = quota.reserve(&acme, call(n)).await.map(|permit| permit.settle(USED));
+        assert_eq!(reserved.is_ok(), fits, "{time}");
+    }
+}
+
+/// Refused by the statement, and, with a foreign key that is looked at last, by the commit.
+const REFUSALS: [&str; 2] = [
+    "CREATE TRIGGER refuse BEFORE UPDATE ON quota_use BEGIN SELECT RAISE(ABORT, 'no'); END",
+    "CREATE TABLE parent (id INTEGER PRIMARY KEY);
+     CREATE TABLE child (id INTEGER REFERENCES parent DEFERRABLE INITIALLY DEFERRED);
+     CREATE TRIGGER refuse BEFORE UPDATE ON quota_use BEGIN INSERT INTO child VALUES (7); END",
+];
+
+#[tokio::test]
+async fn what_could_not_be_written_goes_with_the_next() {
+    for refusal in REFUSALS {
+        let b = Bench::daily(calls(9)).await;
+        let acme = ctx("acme", "ana");
+        b.reserve(&acme, call(1)).await.unwrap().settle(USED);
+        b.left(&acme).await;
+        let file = forge_sqlite::rusqlite::Connection::open(b.dir.path().join("quota.db")).unwrap();
+        file.execute_batch(refusal).unwrap();
+        assert!(b.reserve(&acme, call(2)).await.is_err(), "it is not on the disk");
+        let read = QuotaRequest { durability: Durability::Enqueued, ..call(3) };
+        b.reserve(&acme, read).await.unwrap().settle(USED);
+        assert_eq!(b.quota.peek(&acme, &tool()).await.unwrap().calls_left, Some(7), "memory is right all the while");
+        assert!(b.reserve(&acme, call(4)).await.is_err(), "what was settled is behind it");
+        file.execute_batch("DROP TRIGGER refuse").unwrap();
+        b.reserve(&acme, call(5)).await.unwrap().settle(USED);
+        assert_eq!(b.calls_left(&acme).await, 6);
+        let b = b.crashed().await;
+        assert_eq!(b.calls_left(&acme).await, 6, "all that was made is in the file");
+    }
 }

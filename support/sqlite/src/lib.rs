@@ -45,7 +45,7 @@ pub struct Database(Arc<Shared>);
 
 struct Shared {
     path: PathBuf,
-    /// Unbounded itself: what is in it holds a permit of `room` or `slots`, or is the only one of its kind.
+    /// Unbounded itself: what is in it holds a permit of `room` or `slots`, or is bounded by who submits it.
     jobs: mpsc::UnboundedSender<Job>,
     room: Arc<Semaphore>,
     slots: Arc<Semaphore>,
@@ -148,26 +148,28 @@ impl Database {
         let room = self.0.slots.clone().acquire_owned().await.map_err(|_| stopped())?;
         let shared = self.0.clone();
         Ok(Slot::new(move |record: T| {
-            shared.promise(
-                operation,
-                move |tx| {
-                    drop(room);
-                    work(tx, record)
-                },
-                |_| (),
-            );
+            let lost = shared.lost.clone();
+            let work = move |tx: &Transaction<'_>| {
+                drop(room);
+                work(tx, record)
+            };
+            shared.queue(work, move |outcome| {
+                if let Err(e) = outcome {
+                    lost.fetch_add(1, Ordering::AcqRel);
+                    tracing::error!(operation, error = %e, "a record that was promised could not be written");
+                }
+            });
         }))
     }
 
-    /// Queues a write without waiting; `done` learns whether it is on the disk. The queue has no bound for these: a caller has
-    /// at most one of its kind on the way.
+    /// Queues a write without waiting. `done` learns, on the writer's thread, whether it is on the disk, and must not block. The
+    /// queue has no bound for these: whoever submits sees to it that they are few.
     pub fn submit(
         &self,
-        operation: &'static str,
         work: impl FnOnce(&Transaction<'_>) -> Result<()> + Send + 'static,
-        done: impl FnOnce(bool) + Send + 'static,
+        done: impl FnOnce(Result<()>) + Send + 'static,
     ) {
-        self.0.promise(operation, work, done);
+        self.0.queue(work, done);
     }
 
     /// Reads, on the blocking pool, beside the writer; sees all that was acknowledged.
@@ -239,28 +241,18 @@ impl Database {
 }
 
 impl Shared {
-    /// Queues what nobody waits for: an error is logged and counted.
-    fn promise(
+    fn queue(
         &self,
-        operation: &'static str,
         work: impl FnOnce(&Transaction<'_>) -> Result<()> + Send + 'static,
-        done: impl FnOnce(bool) + Send + 'static,
+        done: impl FnOnce(Result<()>) + Send + 'static,
     ) {
-        let lost = self.lost.clone();
         let job: Job = Box::new(move |tx| {
             let outcome = in_savepoint(tx, work);
-            answering(move |committed| {
-                let outcome = outcome.and(committed.map_err(|e| shared(&e)));
-                if let Err(e) = &outcome {
-                    lost.fetch_add(1, Ordering::AcqRel);
-                    tracing::error!(operation, error = %e, "a record that was promised could not be written");
-                }
-                done(outcome.is_ok());
-            })
+            answering(move |committed| done(outcome.and(committed.map_err(|e| shared(&e)))))
         });
-        if self.jobs.send(job).is_err() {
-            self.lost.fetch_add(1, Ordering::AcqRel);
-            tracing::error!(operation, "a record that was promised came after the writer had stopped");
+        if let Err(unsent) = self.jobs.send(job) {
+            let e = Arc::new(stopped());
+            (unsent.0)(Err(e.clone()))(Err(e));
         }
     }
 }
