@@ -171,20 +171,24 @@ impl Settle {
     }
 }
 
-/// Writes what changed since the last time. Where that fails, at the statement or at the commit, it goes with the next.
+/// Writes what changed since the last time. Where the statement or the commit fails, it goes with the next write, which may be
+/// in the same batch.
 fn write(db: &Database, tenant: TenantId, shared: Shared, done: impl FnOnce(Result<()>) + Send + 'static) {
     let (book, flight) = (shared.clone(), Arc::new(Mutex::new(None)));
     let taken = flight.clone();
     let work = move |tx: &Transaction<'_>| {
         let changes = lock(&book).take_changes();
         let written = rows::write(tx, &tenant, &changes);
-        *taken.lock().unwrap_or_else(PoisonError::into_inner) = Some(changes);
+        match written {
+            Ok(()) => *taken.lock().unwrap_or_else(PoisonError::into_inner) = Some(changes),
+            Err(_) => lock(&book).put_back(changes),
+        }
         written
     };
     db.submit(work, move |outcome| {
-        if outcome.is_err() {
-            let changes = flight.lock().unwrap_or_else(PoisonError::into_inner).take();
-            lock(&shared).put_back(changes.unwrap_or_default());
+        let unsaved = flight.lock().unwrap_or_else(PoisonError::into_inner).take().filter(|_| outcome.is_err());
+        if let Some(changes) = unsaved {
+            lock(&shared).put_back(changes);
         }
         done(outcome);
     });
