@@ -1,5 +1,4 @@
-//! The fakes keep the contracts of the real backends: every suite runs on them, and each suite finds one that does not.
-#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+//! Key-values.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
