@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use forge_core::blob::BlobStore;
 use forge_core::embed::Embedder;
-use forge_core::guard::{Guard, GuardParts, Guarded, ToolSet, Tools};
+use forge_core::guard::{Guard, GuardParts, Guarded, Models, ToolSet, Tools};
 use forge_core::journal::Journal;
 use forge_core::kv::KeyValue;
 use forge_core::metrics::Metrics;
 use forge_core::model::LanguageModel;
 use forge_core::queue::{TaskHandler, TaskQueue};
+use forge_core::route::ModelRouter;
 use forge_core::secret::{SecretProvider, Secrets};
 use forge_core::tool::{Probe, Tool, ToolEnv};
 use forge_core::usage::Pricing;
@@ -43,7 +44,8 @@ pub struct ForgeBuilder {
     principals: Option<Arc<dyn PrincipalResolver>>,
     secrets: Secrets,
     clock: Arc<dyn Clock>,
-    model: Option<Arc<dyn LanguageModel>>,
+    models: Vec<Arc<dyn LanguageModel>>,
+    router: Option<Arc<dyn ModelRouter>>,
     embedder: Option<Arc<dyn Embedder>>,
     vectors: Option<Arc<dyn VectorStore>>,
     pricing: Option<Arc<dyn Pricing>>,
@@ -64,7 +66,8 @@ impl ForgeBuilder {
             principals: None,
             secrets: Secrets::standard(),
             clock: Arc::new(SystemClock),
-            model: None,
+            models: Vec::new(),
+            router: None,
             embedder: None,
             vectors: None,
             pricing: None,
@@ -149,9 +152,16 @@ impl ForgeBuilder {
         self
     }
 
-    /// Replaces the language model; by default `local/extractive-1`, which is none and says so.
+    /// Adds a language model. Of several, the policy says which may be used and the router which is best. Without one there is
+    /// `local/extractive-1`, which is none and says so.
     pub fn model(mut self, model: Arc<dyn LanguageModel>) -> Self {
-        self.model = Some(model);
+        self.models.push(model);
+        self
+    }
+
+    /// Replaces the router between several language models; by default [`forge_memory::StandardRouter`].
+    pub fn router(mut self, router: Arc<dyn ModelRouter>) -> Self {
+        self.router = Some(router);
         self
     }
 
@@ -239,7 +249,15 @@ impl ForgeBuilder {
         let vectors = Guarded::new(self.vectors.unwrap_or(store.vectors), guard.clone());
         let embedder =
             Guarded::new(self.embedder.unwrap_or_else(|| Arc::new(forge_memory::HashEmbedder)), guard.clone());
-        let model = Guarded::new(self.model.unwrap_or_else(|| Arc::new(forge_memory::ExtractiveModel)), guard.clone());
+        let key_values: Arc<dyn KeyValue> = store.queue.clone();
+        let key_values = Guarded::new(key_values, guard.clone());
+        let preferences = forge_memory::StandardRouter::new(Arc::new(key_values.clone()));
+        let mut models = self.models;
+        if models.is_empty() {
+            models.push(Arc::new(forge_memory::ExtractiveModel));
+        }
+        let router = self.router.unwrap_or_else(|| Arc::new(preferences.clone()));
+        let models = Models::new(guard.clone(), models, router)?;
         let memory = Memory::new(Arc::new(vectors.clone()), Arc::new(embedder.clone()), store.redactor.clone());
         let env = ToolEnv {
             blobs: Arc::new(blobs.clone()),
@@ -257,7 +275,7 @@ impl ForgeBuilder {
                 journal: store.queue.clone(),
                 queue: store.queue.clone(),
                 tools: tools.clone(),
-                model: model.clone(),
+                models: models.clone(),
                 guard: guard.clone(),
                 approvals: store.queue.clone(),
                 ledger: store.ledger.clone(),
@@ -292,7 +310,6 @@ impl ForgeBuilder {
             async move { worker.run().await }
         });
         let queue: Arc<dyn TaskQueue> = store.queue.clone();
-        let key_values: Arc<dyn KeyValue> = store.queue.clone();
         let journal: Arc<dyn Journal> = store.queue.clone();
         let checks: Vec<(&'static str, Arc<dyn HealthCheck>)> = vec![
             ("queue", journal),
@@ -303,7 +320,7 @@ impl ForgeBuilder {
             ("blobs", store.blobs),
             ("vectors", Arc::new(vectors)),
             ("embedder", Arc::new(embedder)),
-            ("model", Arc::new(model.clone())),
+            ("models", Arc::new(models.clone())),
         ];
         Ok(Forge::new(Parts {
             clock,
@@ -312,9 +329,10 @@ impl ForgeBuilder {
             engine,
             worker,
             serving: std::sync::Mutex::new(Some(serving)),
-            model,
-            queue: Guarded::new(queue, guard.clone()),
-            key_values: Guarded::new(key_values, guard),
+            models,
+            preferences,
+            queue: Guarded::new(queue, guard),
+            key_values,
             blobs,
             memory,
             approvals: store.queue,

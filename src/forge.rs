@@ -7,14 +7,13 @@ use std::time::Duration;
 use forge_core::approvals::Approvals;
 use forge_core::audit::AuditLog;
 use forge_core::blob::BlobStore;
-use forge_core::guard::{Guard, Guarded, Tools};
+use forge_core::guard::{Guard, Guarded, Models, Tools};
 use forge_core::kv::KeyValue;
-use forge_core::model::LanguageModel;
 use forge_core::queue::TaskQueue;
 use forge_core::redact::Redactor;
 use forge_core::usage::UsageLedger;
 use forge_core::{Clock, Depth, ExecutionContext, Health, HealthCheck, Principal, RequestId, Result, Status};
-use forge_memory::Memory;
+use forge_memory::{Memory, StandardRouter};
 use forge_policy::SqliteAudit;
 use forge_queue::worker::Worker;
 use forge_queue::workflow::Engine;
@@ -34,7 +33,8 @@ pub(crate) struct Parts {
     pub(crate) engine: Engine,
     pub(crate) worker: Worker,
     pub(crate) serving: std::sync::Mutex<Option<JoinHandle<()>>>,
-    pub(crate) model: Guarded<dyn LanguageModel>,
+    pub(crate) models: Models,
+    pub(crate) preferences: StandardRouter,
     pub(crate) queue: Guarded<dyn TaskQueue>,
     pub(crate) key_values: Guarded<dyn KeyValue>,
     pub(crate) blobs: Guarded<dyn BlobStore>,

@@ -47,12 +47,22 @@ impl Scope<'_> {
         self.forge.parts().tools.call(&self.ctx, tool, args, options).await
     }
 
-    /// Asks the language model.
+    /// Asks the best language model that the policy allows, or the one that the request names.
     ///
     /// # Errors
-    /// The guard's refusals; the model's own.
+    /// As for [`Models::complete`](forge_core::guard::Models::complete).
     pub async fn complete(&self, request: CompletionRequest) -> Result<Completion> {
-        self.forge.parts().model.complete_with(&self.ctx, request, CallOptions::default()).await
+        self.forge.parts().models.complete(&self.ctx, request, CallOptions::default()).await
+    }
+
+    /// Keeps which models the employee prefers, best first. A preference chooses among what the policy allows.
+    ///
+    /// # Errors
+    /// `PolicyDenied`; `InvalidInput` for too many.
+    pub async fn prefer_models(&self, models: &[String]) -> Result<()> {
+        let access = self.access("preference.write", "models", self.ctx.tenant(), Effect::Write);
+        self.forge.parts().guard.authorize(&self.ctx, access).await?;
+        self.forge.parts().preferences.prefer(&self.ctx, models).await
     }
 
     /// Starts a workflow; it survives the process.

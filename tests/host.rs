@@ -5,9 +5,10 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use forge::core::model::{Completion, CompletionRequest, LanguageModel, Message, ModelCapability};
 use forge::core::queue::{Lease, NewTask, TaskHandler, TaskState};
-use forge::core::usage::UsageQuery;
-use forge::core::{Depth, Namespace, Slug, TaskId};
+use forge::core::usage::{Quantity, UsageQuery};
+use forge::core::{Depth, Health, HealthCheck, Namespace, Slug, TaskId};
 use forge::memory::Passage;
 use forge::prelude::*;
 use serde_json::{Value, json};
@@ -165,4 +166,58 @@ async fn a_tenant_is_refused_everything_of_another_and_each_attempt_is_in_its_ow
     let rows = stranger.audit(gus.tenant(), 1, 100).await.unwrap();
     assert!(rows.len() > attempts.len() && rows.iter().all(|r| r.record.tenant == "globex"));
     assert_eq!(forge.scope(&ctx).recall(&space, "own", 1).await.unwrap()[0].text, "acme's own");
+}
+
+/// A model that only says its name.
+#[derive(Debug)]
+struct Says(&'static str);
+
+#[async_trait]
+impl HealthCheck for Says {
+    async fn check(&self, _: Depth) -> Health {
+        Health::up()
+    }
+}
+
+#[async_trait]
+impl LanguageModel for Says {
+    async fn complete(&self, _: &ExecutionContext, _: CompletionRequest) -> Result<Completion> {
+        let quantity = Quantity { tokens_in: 1, tokens_out: 1, ..Quantity::default() };
+        Ok(Completion { text: self.0.into(), model: self.0.into(), response_id: None, citations: vec![], quantity })
+    }
+
+    fn model(&self) -> &str {
+        self.0
+    }
+
+    fn capability(&self) -> ModelCapability {
+        ModelCapability::new(true, false, false)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_preference_chooses_among_what_the_policy_allows_and_outlives_the_process() {
+    let dir = tempfile::tempdir().unwrap();
+    let grants = json!({ "grants": { "analyst": ["model.complete:acme/*", "preference.write:models"] } });
+    let host = || {
+        let builder = Forge::builder().config(Config::in_dir(dir.path())).tenant("acme", grants.clone());
+        ["acme/a", "acme/b", "secret/c"].into_iter().fold(builder, |b, name| b.model(Arc::new(Says(name)))).build()
+    };
+    let ask = async |forge: &Forge, ctx: &ExecutionContext| {
+        let request = CompletionRequest::new(vec![Message::user("who?")]);
+        forge.scope(ctx).complete(request).await.map(|c| c.model)
+    };
+    let forge = host().await.unwrap();
+    let (ana_, bo) = (ana(&forge), forge.context(Principal::employee("acme", "bo", "analyst").unwrap()));
+    assert_eq!(ask(&forge, &ana_).await.unwrap(), "acme/a", "the host's order, without a preference");
+    forge.scope(&ana_).prefer_models(&["secret/c".into(), "acme/b".into()]).await.unwrap();
+    assert_eq!(ask(&forge, &ana_).await.unwrap(), "acme/b", "what is denied cannot be preferred");
+    assert_eq!(ask(&forge, &bo).await.unwrap(), "acme/a", "it is hers alone");
+    let visitor = forge.context(Principal::employee("acme", "eve", "visitor").unwrap());
+    assert_eq!(ask(&forge, &visitor).await.unwrap_err().kind(), ErrorKind::PolicyDenied);
+    forge.shutdown(Duration::from_secs(5)).await.unwrap();
+    drop(forge);
+    let forge = host().await.unwrap();
+    assert_eq!(ask(&forge, &ana(&forge)).await.unwrap(), "acme/b");
+    forge.shutdown(Duration::from_secs(5)).await.unwrap();
 }

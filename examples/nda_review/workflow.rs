@@ -75,7 +75,7 @@ async fn compose(cx: StepContext) -> Result<Composed> {
     let chosen = cx.complete(CompletionRequest::new(ask).with_max_tokens(600)).await?;
     let (mut review, document) = blocking(document, passages).await?;
     review.model.name = chosen.model;
-    review.model.is_language_model = cx.model().capability().language_model;
+    review.model.is_language_model = cx.models().iter().any(|m| m.capability().language_model);
     let places =
         chosen.citations.iter().filter_map(|c| document.text.get(c.source.clone()).map(|text| (c.source.start, text)));
     let summary = places.map(|(at, text)| quote(&document, at, text)).collect();

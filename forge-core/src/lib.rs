@@ -8,7 +8,7 @@
 //! | module | adapter traits |
 //! |---|---|
 //! | [`tool`] | `Tool`, `Probe` |
-//! | [`model`], [`embed`], [`vector`] | `LanguageModel`, `Embedder`, `VectorStore` |
+//! | [`model`], [`route`], [`embed`], [`vector`] | `LanguageModel`, `ModelRouter`, `Embedder`, `VectorStore` |
 //! | [`policy`], [`approvals`], [`audit`] | `PolicyEngine`, `Approvals`, `AuditLog` |
 //! | [`usage`] | `UsageLedger`, `Quota`, `Pricing` |
 //! | [`redact`], [`keyring`], [`secret`] | `Redactor`, `Keyring`, `SecretProvider` |
@@ -41,6 +41,7 @@ mod namespace;
 pub mod policy;
 pub mod queue;
 pub mod redact;
+pub mod route;
 pub mod secret;
 mod slot;
 #[cfg(any(test, feature = "testing"))]

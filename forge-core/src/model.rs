@@ -50,6 +50,9 @@ pub struct CompletionRequest {
     pub messages: Vec<Message>,
     /// The most tokens to write; characters / 4 for providers without tokens.
     pub max_tokens: u32,
+    /// The model that must answer, where it matters; otherwise the best that the policy allows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
     /// Stable over retries; a provider that knows idempotency keys sends it. Set by the guard.
     pub key: Option<OperationKey>,
 }
@@ -57,7 +60,7 @@ pub struct CompletionRequest {
 impl CompletionRequest {
     /// A request for at most 1,024 tokens.
     pub fn new(messages: Vec<Message>) -> Self {
-        Self { messages, max_tokens: 1024, key: None }
+        Self { messages, max_tokens: 1024, model: None, key: None }
     }
 
     /// Sets the most tokens to write.
@@ -65,6 +68,19 @@ impl CompletionRequest {
     pub fn with_max_tokens(mut self, max_tokens: u32) -> Self {
         self.max_tokens = max_tokens;
         self
+    }
+
+    /// Names the model that must answer.
+    #[must_use]
+    pub fn with_model(mut self, model: impl Into<String>) -> Self {
+        self.model = Some(model.into());
+        self
+    }
+
+    /// How many tokens the messages are, for reservations and choices: four bytes each. Never what is billed.
+    pub fn about_tokens(&self) -> u64 {
+        let bytes: usize = self.messages.iter().map(|m| m.text.len()).sum();
+        u64::try_from(bytes.div_ceil(4)).unwrap_or(u64::MAX)
     }
 }
 
@@ -102,6 +118,8 @@ pub struct ModelCapability {
     pub citations: bool,
     /// Text leaves this process.
     pub remote: bool,
+    /// The most tokens of a request and its answer together; `None` where there is no limit.
+    pub context: Option<u32>,
     /// How long the same request may be given the same answer; `None`: never.
     pub cache: Option<Duration>,
 }
@@ -109,7 +127,14 @@ pub struct ModelCapability {
 impl ModelCapability {
     /// The abilities, named.
     pub const fn new(language_model: bool, citations: bool, remote: bool) -> Self {
-        Self { language_model, citations, remote, cache: None }
+        Self { language_model, citations, remote, context: None, cache: None }
+    }
+
+    /// Declares the most tokens of a request and its answer together.
+    #[must_use]
+    pub const fn with_context(mut self, tokens: u32) -> Self {
+        self.context = Some(tokens);
+        self
     }
 
     /// Declares that the same request may be given the same answer for so long; an hour is usual.

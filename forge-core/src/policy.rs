@@ -28,7 +28,7 @@ pub struct PolicyInput {
     pub security_level: SecurityLevel,
     /// From the context.
     pub compliance_flags: Vec<Slug>,
-    /// What is done: `tool.call`, `model.complete`, `task.enqueue`, `document.read`, `approval.decide`.
+    /// What is done: `tool.call`, `model.route`, `model.complete`, `task.enqueue`, `document.read`, `approval.decide`.
     pub action: String,
     /// On what: a tool's, model's or task's name.
     pub tool_name: String,
@@ -40,6 +40,8 @@ pub struct PolicyInput {
     pub doc_tags: BTreeSet<String>,
     /// Kinds of personal data and secrets found in the arguments, before anything is replaced.
     pub pii_flags: BTreeSet<EntityKind>,
+    /// What is chosen among: the names of models, for `model.route`. The obligations name those that may be used.
+    pub candidates: BTreeSet<String>,
     /// Keyed digest of the exact arguments.
     pub args_digest: Option<Digest>,
 }
@@ -66,6 +68,7 @@ impl PolicyInput {
             resource: BTreeMap::new(),
             doc_tags: BTreeSet::new(),
             pii_flags: BTreeSet::new(),
+            candidates: BTreeSet::new(),
             args_digest: None,
         }
     }

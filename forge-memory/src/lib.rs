@@ -7,6 +7,7 @@ mod embedded;
 mod extractive;
 mod hash;
 mod memory;
+mod router;
 mod sentences;
 mod words;
 
@@ -15,3 +16,4 @@ pub use embedded::EmbeddedVectors;
 pub use extractive::ExtractiveModel;
 pub use hash::HashEmbedder;
 pub use memory::{Memory, Passage};
+pub use router::StandardRouter;

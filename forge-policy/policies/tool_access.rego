@@ -41,12 +41,9 @@ role_grants := data.tenant.grants[input.role]
 
 request := concat(":", [input.action, input.tool_name])
 
-granted if request in role_grants
-
 granted if {
 	some pattern in role_grants
-	endswith(pattern, "*")
-	startswith(request, trim_suffix(pattern, "*"))
+	covers(pattern, request)
 }
 
 # the call that leads to a document was granted; its tags decide about the content
@@ -58,6 +55,39 @@ denials contains "document_not_granted" if {
 	roles := object.get(object.get(data.tenant, "doc_access", {}), tag, null)
 	roles != null
 	not input.role in roles
+}
+
+# which of several models: those whose own call would be granted. The one that is called is decided about again
+granted if input.action == "model.route"
+
+usable contains model if {
+	input.action == "model.route"
+	some model in input.candidates
+	call := concat(":", ["model.complete", model])
+	some pattern in role_grants
+	covers(pattern, call)
+	not model in forbidden
+}
+
+covers(pattern, call) if pattern == call
+
+covers(pattern, call) if {
+	endswith(pattern, "*")
+	startswith(call, trim_suffix(pattern, "*"))
+}
+
+forbidden contains model if {
+	input.action == "model.route"
+	some flag in input.compliance_flags
+	models := object.get(data.shared.compliance[flag], "model_allow", null)
+	models != null
+	some model in input.candidates
+	not model in models
+}
+
+denials contains "no_model_allowed" if {
+	input.action == "model.route"
+	count(usable) == 0
 }
 
 denials contains "no_tenant_data" if not data.tenant.grants
@@ -156,6 +186,8 @@ model_allow contains input.tool_name if {
 	some flag in input.compliance_flags
 	data.shared.compliance[flag].model_allow
 }
+
+model_allow contains model if some model in usable
 
 max_rows contains n if {
 	some flag in input.compliance_flags

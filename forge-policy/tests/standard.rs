@@ -197,6 +197,26 @@ async fn compliance_flags_oblige_by_data() {
 }
 
 #[tokio::test]
+async fn a_route_names_the_models_whose_own_call_is_granted() {
+    let e = engine(tenant()).await;
+    let route = |role, models: &[&str], flags: &[&str]| {
+        let mut case = case("ana", role, "model.route", "models", "read").flags(flags);
+        case.input.candidates = models.iter().map(|m| (*m).to_owned()).collect();
+        case
+    };
+    let all = ["acme/large", "local/other", "local/small"];
+    let d = route("analyst", &all, &[]).ask(&e).await;
+    is(&d, Allow, &[]);
+    assert_eq!(d.obligations.model_allow, all.map(String::from).into());
+    let d = route("analyst", &all, &["eu"]).ask(&e).await;
+    is(&d, Allow, &[]);
+    assert_eq!(d.obligations.model_allow, BTreeSet::from(["local/small".to_owned()]), "every flag must allow it");
+    is(&route("analyst", &all, &["eu", "none"]).ask(&e).await, Deny, &["no_model_allowed"]);
+    is(&route("analyst", &[], &[]).ask(&e).await, Deny, &["no_model_allowed"]);
+    is(&route("analyst", &["elsewhere/x"], &[]).ask(&e).await, Deny, &["no_model_allowed"]);
+}
+
+#[tokio::test]
 async fn without_grants_there_is_no_data() {
     for data in [json!({}), json!({"employees": {}})] {
         is(

@@ -9,8 +9,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use forge_core::approvals::Answer;
 use forge_core::audit::AuditEvent;
-use forge_core::fake::{FakeJournal, FakeKeyring, FakeModel, FakePolicy, FakeQueue, FakeRedactor};
-use forge_core::guard::{Guarded, ToolSet, Tools, Tries};
+use forge_core::fake::{FakeJournal, FakeKeyring, FakeModel, FakePolicy, FakeQueue, FakeRedactor, FakeRouter};
+use forge_core::guard::{Models, ToolSet, Tools, Tries};
 use forge_core::journal::Journal;
 use forge_core::metrics::NoMetrics;
 use forge_core::model::LanguageModel;
@@ -135,12 +135,12 @@ impl World {
     async fn observed(&self, workflow: Workflow, observer: Option<Observer>) -> Engine {
         let tools = ToolSet::new().tool(Fetch(self.far.clone())).probed(Send(self.far.clone()));
         let tools = Tools::seal(self.fakes.guard.clone(), tool_env(), tools).unwrap();
-        let model: Arc<dyn LanguageModel> = Arc::new(FakeModel::new([]));
+        let models: Vec<Arc<dyn LanguageModel>> = vec![Arc::new(FakeModel::new([]))];
         let parts = EngineParts {
             journal: self.journal.clone(),
             queue: self.queue.clone(),
             tools,
-            model: Guarded::new(model, self.fakes.guard.clone()),
+            models: Models::new(self.fakes.guard.clone(), models, Arc::new(FakeRouter)).unwrap(),
             guard: self.fakes.guard.clone(),
             approvals: self.fakes.parts.approvals.clone(),
             ledger: self.fakes.parts.ledger.clone(),

@@ -6,6 +6,7 @@ mod journal;
 mod keys;
 mod policy;
 mod queue;
+mod router;
 mod store;
 
 pub use books::{FakeAudit, FakeLedger, FakePricing, FakeQuota};
@@ -14,4 +15,5 @@ pub use journal::FakeJournal;
 pub use keys::{FakeKeyring, FakeRedactor};
 pub use policy::{FakeApprovals, FakePolicy};
 pub use queue::{FakeModel, FakeQueue};
+pub use router::FakeRouter;
 pub use store::{FakeBlobs, FakeEmbedder, FakeKeyValue, FakeVectors};

@@ -78,6 +78,7 @@ impl Guard {
         let mut input = PolicyInput::new(ctx, op.action, op.resource, op.effect.as_str());
         input.pii_flags.clone_from(&seen.pii_flags);
         input.args_digest = Some(digest);
+        input.candidates = std::mem::take(&mut op.candidates);
         for field in op.resource_fields {
             if let Some(value) = op.payload.get(field).and_then(Value::as_str) {
                 input.resource.insert((*field).to_owned(), value.to_owned());

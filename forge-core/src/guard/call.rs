@@ -88,6 +88,8 @@ pub(super) struct Operation<'a> {
     pub(super) reserve: Quantity,
     /// Whose thing it is, where the caller named one.
     pub(super) owner: Option<&'a TenantId>,
+    /// What is chosen among.
+    pub(super) candidates: BTreeSet<String>,
     /// How long an answer may be given again, and to whom.
     pub(super) cache: Option<(Duration, CacheFor)>,
 }

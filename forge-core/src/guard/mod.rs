@@ -31,6 +31,7 @@ mod cache;
 mod call;
 mod clean;
 mod documents;
+mod models;
 mod phase;
 mod run;
 mod schema;
@@ -39,6 +40,7 @@ mod stores;
 mod tools;
 mod work;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
@@ -46,6 +48,7 @@ pub use attempt::Tries;
 pub use books::{Books, StepBooks};
 pub use cache::CacheFor;
 pub use call::{CallOptions, IntentLog};
+pub use models::Models;
 pub use phase::{Guarding, Phases, TABLE};
 pub use settings::Settings;
 pub use stores::Guarded;
@@ -156,6 +159,16 @@ impl Guard {
     /// # Errors
     /// `TenantMismatch` if it is another tenant's; `PolicyDenied`; the other refusals. Each has its audit row.
     pub async fn authorize(&self, ctx: &ExecutionContext, access: Access<'_>) -> Result<Obligations> {
+        self.choose(ctx, access, BTreeSet::new()).await
+    }
+
+    /// As [`authorize`](Self::authorize), about a set of which the obligations name those that may be used.
+    async fn choose(
+        &self,
+        ctx: &ExecutionContext,
+        access: Access<'_>,
+        candidates: BTreeSet<String>,
+    ) -> Result<Obligations> {
         let mut op = Operation {
             guarding: Guarding::Access,
             span: access.action,
@@ -171,6 +184,7 @@ impl Guard {
             billed: None,
             reserve: Quantity::default(),
             owner: Some(access.owner),
+            candidates,
             cache: None,
         };
         let (ctx, span) = crate::context::span(ctx, op.span);

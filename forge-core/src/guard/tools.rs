@@ -159,6 +159,7 @@ impl Tools {
             billed: Some(Resource::Tool(sealed.name.to_string())),
             reserve: Quantity::TOOL_CALL,
             owner: None,
+            candidates: BTreeSet::new(),
             cache: spec.cache,
         };
         let content = self

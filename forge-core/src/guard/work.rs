@@ -1,5 +1,6 @@
 //! The guard around models and the task queue: every phase.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -26,17 +27,7 @@ impl Guarded<dyn LanguageModel> {
     ) -> Result<Completion> {
         let model = self.inner.model().to_owned();
         let capability = self.inner.capability();
-        let chars: usize = request.messages.iter().map(|m| m.text.len()).sum();
-        let reserve = if capability.language_model {
-            // a reservation, not a count: four bytes a token, settled by what the provider reports
-            Quantity {
-                tokens_in: u64::try_from(chars / 4).unwrap_or(u64::MAX),
-                tokens_out: request.max_tokens.into(),
-                ..Quantity::default()
-            }
-        } else {
-            Quantity::default()
-        };
+        let reserve = reserve(capability, &request);
         let span = format!("chat {model}");
         let payload = serde_json::to_value(&request)
             .map_err(|e| Error::unexpected("model.complete", "the request does not serialise").with_source(e))?;
@@ -56,6 +47,7 @@ impl Guarded<dyn LanguageModel> {
             billed: Some(Resource::Model(model.clone())),
             reserve,
             owner: None,
+            candidates: BTreeSet::new(),
             cache: capability.cache.map(|time| (time, CacheFor::Tenant)),
         };
         let content = self
@@ -85,6 +77,14 @@ impl Guarded<dyn LanguageModel> {
         serde_json::from_value(content)
             .map_err(|e| Error::unexpected("model.complete", "the answer changed its shape").with_source(e))
     }
+}
+
+/// What a request may use at most: a reservation, not a count. The provider's own count settles it.
+pub(super) fn reserve(capability: ModelCapability, request: &CompletionRequest) -> Quantity {
+    if !capability.language_model {
+        return Quantity::default();
+    }
+    Quantity { tokens_in: request.about_tokens(), tokens_out: request.max_tokens.into(), ..Quantity::default() }
 }
 
 #[async_trait]
@@ -122,6 +122,7 @@ impl TaskQueue for Guarded<dyn TaskQueue> {
             billed: None,
             reserve: Quantity::default(),
             owner: None,
+            candidates: BTreeSet::new(),
             cache: None,
         };
         let content = self

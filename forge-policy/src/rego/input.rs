@@ -11,7 +11,7 @@ use regorus::Value;
 
 use super::Failure;
 
-const FIELDS: [&str; 14] = [
+const FIELDS: [&str; 15] = [
     "tenant_id",
     "employee_id",
     "role",
@@ -25,17 +25,33 @@ const FIELDS: [&str; 14] = [
     "resource",
     "doc_tags",
     "pii_flags",
+    "candidates",
     "args_digest",
 ];
 
 /// Made once: cloning one counts a reference.
-static KEYS: LazyLock<[Value; 14]> = LazyLock::new(|| FIELDS.map(Value::from));
+static KEYS: LazyLock<[Value; 15]> = LazyLock::new(|| FIELDS.map(Value::from));
 
 /// The document of this input, with all that the context knows taken from the context.
 pub(super) fn document(ctx: &ExecutionContext, input: &PolicyInput, max_bytes: usize) -> Result<Value, Failure> {
     check(input, max_bytes)?;
-    let [tenant, employee, role, request, behalf, level, flags, action, tool, effect, resource, tags, pii, digest] =
-        &*KEYS;
+    let [
+        tenant,
+        employee,
+        role,
+        request,
+        behalf,
+        level,
+        flags,
+        action,
+        tool,
+        effect,
+        resource,
+        tags,
+        pii,
+        candidates,
+        digest,
+    ] = &*KEYS;
     let optional = |text: Option<Value>| text.unwrap_or(Value::Null);
     let pairs = [
         (tenant, ctx.tenant().as_str().into()),
@@ -51,6 +67,7 @@ pub(super) fn document(ctx: &ExecutionContext, input: &PolicyInput, max_bytes: u
         (resource, input.resource.iter().map(|(k, v)| (k.as_str().into(), v.as_str().into())).collect::<Map>().into()),
         (tags, list(input.doc_tags.iter().map(String::as_str))),
         (pii, list(input.pii_flags.iter().map(|k| k.as_str()))),
+        (candidates, list(input.candidates.iter().map(String::as_str))),
         (digest, optional(input.args_digest.map(|d| d.to_string().into()))),
     ];
     Ok(pairs.into_iter().map(|(k, v)| (k.clone(), v)).collect::<Map>().into())
@@ -77,7 +94,8 @@ fn check(input: &PolicyInput, max_bytes: usize) -> Result<(), Failure> {
     let action = (1..=64).contains(&input.action.len()) && input.action.bytes().all(word);
     let effect = matches!(input.effect.as_str(), "read" | "write" | "send");
     let fields: usize = input.resource.iter().map(|(k, v)| k.len() + v.len()).sum();
-    let bytes = input.tool_name.len() + fields + input.doc_tags.iter().map(String::len).sum::<usize>();
+    let words = input.doc_tags.iter().chain(&input.candidates);
+    let bytes = input.tool_name.len() + fields + words.map(String::len).sum::<usize>();
     let sound = action && effect && !input.tool_name.is_empty() && bytes <= max_bytes;
     if sound { Ok(()) } else { Err(Failure::Input) }
 }
@@ -102,6 +120,7 @@ mod tests {
             if full {
                 input.resource.insert("channel".into(), "#deals".into());
                 input.doc_tags.insert("confidential".into());
+                input.candidates.insert("local/small".into());
                 input.pii_flags.extend(EntityKind::ALL);
                 input.args_digest = Some(Digest::of(b"x"));
             }

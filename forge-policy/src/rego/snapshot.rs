@@ -197,7 +197,8 @@ mod tests {
             vec![json!({"employee_id": "ana", "doc_tags": [], "on_behalf_of": null, "security_level": "internal"})];
         let fields = [
             ("role", json!(["analyst", "lawyer", "nobody"])),
-            ("action", json!(["tool.call", "model.complete"])),
+            ("action", json!(["tool.call", "model.complete", "model.route"])),
+            ("candidates", json!([[], ["local/small", "big"]])),
             ("tool_name", json!(["slack_post", "payout", "local/small"])),
             ("effect", json!(["read", "send", null])),
             ("resource", json!([{}, {"channel": "#legal"}])),

@@ -4,8 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use forge_core::guard::{CallOptions, Guarded, IntentLog, StepBooks, Tools};
-use forge_core::model::{Completion, CompletionRequest, LanguageModel};
+use forge_core::guard::{CallOptions, IntentLog, Models, StepBooks, Tools};
+use forge_core::model::{Completion, CompletionRequest};
 use forge_core::tool::{ToolEnv, ToolOutput};
 use forge_core::{ExecutionContext, OperationKey, Result, RunId};
 use serde_json::Value;
@@ -20,7 +20,7 @@ pub struct StepContext {
     pub(super) ctx: ExecutionContext,
     pub(super) outputs: Outputs,
     pub(super) tools: Tools,
-    pub(super) model: Guarded<dyn LanguageModel>,
+    pub(super) models: Models,
     pub(super) place: Place,
 }
 
@@ -84,9 +84,9 @@ impl StepContext {
         self.tools.env()
     }
 
-    /// The language model's name and abilities.
-    pub fn model(&self) -> &dyn LanguageModel {
-        &self.model
+    /// The language models: names and abilities.
+    pub fn models(&self) -> &Models {
+        &self.models
     }
 
     /// Calls a tool through the guard. Calls of one step must come in the same order on every try.
@@ -97,12 +97,12 @@ impl StepContext {
         self.tools.call(&self.ctx, tool, args, self.place.options(&self.ctx)).await
     }
 
-    /// Asks the language model through the guard.
+    /// Asks the best language model that the policy allows, through the guard.
     ///
     /// # Errors
-    /// As for [`LanguageModel::complete`], and the guard's refusals.
+    /// As for [`Models::complete`].
     pub async fn complete(&self, request: CompletionRequest) -> Result<Completion> {
-        self.model.complete_with(&self.ctx, request, self.place.options(&self.ctx)).await
+        self.models.complete(&self.ctx, request, self.place.options(&self.ctx)).await
     }
 }
 

@@ -487,8 +487,8 @@ pub(super) async fn perform(
                 parts.tools.call(ctx, tool, args(outputs)?, options).await.map(|o| o.content().clone())
             }
             Body::Code(code) => {
-                let (tools, model) = (parts.tools.clone(), parts.model.clone());
-                code(StepContext { ctx: ctx.clone(), outputs: outputs.clone(), tools, model, place }).await
+                let (tools, models) = (parts.tools.clone(), parts.models.clone());
+                code(StepContext { ctx: ctx.clone(), outputs: outputs.clone(), tools, models, place }).await
             }
         }
     };

@@ -8,11 +8,10 @@ use std::time::Duration;
 
 use forge_core::approvals::{ApprovalState, Approvals};
 use forge_core::audit::AuditLog;
-use forge_core::guard::{Access, Guard, Guarded, Tools};
+use forge_core::guard::{Access, Guard, Models, Tools};
 use forge_core::journal::{Journal, NewRun, RunEvent, RunRecord, RunState, StepState};
 use forge_core::keyring::Keyring;
 use forge_core::metrics::Metrics;
-use forge_core::model::LanguageModel;
 use forge_core::queue::TaskQueue;
 use forge_core::tool::Effect;
 use forge_core::usage::UsageLedger;
@@ -60,8 +59,8 @@ pub struct EngineParts {
     pub queue: Arc<dyn TaskQueue>,
     /// The sealed tools.
     pub tools: Tools,
-    /// The language model.
-    pub model: Guarded<dyn LanguageModel>,
+    /// The language models.
+    pub models: Models,
     /// Decides who may start a run.
     pub guard: Guard,
     /// What parked runs wait for.
