@@ -13,7 +13,7 @@ use forge_core::{
     Timestamp,
 };
 use forge_sqlite::rusqlite::Transaction;
-use forge_sqlite::{Database, Options};
+use forge_sqlite::{Database, Options, Urgency};
 use rust_decimal::Decimal;
 use tokio::sync::{OnceCell, oneshot};
 
@@ -125,7 +125,7 @@ impl Quota for SqliteQuota {
         let permit = Permit::new(Slot::new(move |actual| settle.run(&actual)));
         if request.durability == Durability::Durable {
             let (done, kept) = oneshot::channel();
-            write(&self.db, rules.place.tenant, shared, move |outcome| drop(done.send(outcome)));
+            write(&self.db, Urgency::Now, rules.place.tenant, shared, move |outcome| drop(done.send(outcome)));
             let stopped = |_| Error::new(ErrorKind::Unavailable, "quota.reserve", "the writer has stopped");
             // an error drops the permit, which gives back what was taken
             kept.await.map_err(stopped)??;
@@ -162,7 +162,7 @@ impl Settle {
             std::mem::replace(&mut book.writing, true)
         };
         if !begun {
-            write(&self.db, self.place.tenant, self.shared, |outcome| {
+            write(&self.db, Urgency::Soon, self.place.tenant, self.shared, |outcome| {
                 if let Err(e) = outcome {
                     tracing::error!(error = %e, "what calls used could not be written; it goes with the next");
                 }
@@ -173,7 +173,13 @@ impl Settle {
 
 /// Writes what changed since the last time. Where the statement or the commit fails, it goes with the next write, which may be
 /// in the same batch.
-fn write(db: &Database, tenant: TenantId, shared: Shared, done: impl FnOnce(Result<()>) + Send + 'static) {
+fn write(
+    db: &Database,
+    urgency: Urgency,
+    tenant: TenantId,
+    shared: Shared,
+    done: impl FnOnce(Result<()>) + Send + 'static,
+) {
     let (book, flight) = (shared.clone(), Arc::new(Mutex::new(None)));
     let taken = flight.clone();
     let work = move |tx: &Transaction<'_>| {
@@ -185,7 +191,7 @@ fn write(db: &Database, tenant: TenantId, shared: Shared, done: impl FnOnce(Resu
         }
         written
     };
-    db.submit(work, move |outcome| {
+    db.submit(urgency, work, move |outcome| {
         let unsaved = flight.lock().unwrap_or_else(PoisonError::into_inner).take().filter(|_| outcome.is_err());
         if let Some(changes) = unsaved {
             lock(&shared).put_back(changes);

@@ -13,6 +13,7 @@
 
 mod error;
 mod open;
+mod queue;
 mod writer;
 
 use std::fmt;
@@ -23,17 +24,19 @@ use std::time::Duration;
 
 use forge_core::{Depth, Error, ErrorKind, Health, Result, Slot, Status};
 use rusqlite::{Connection, Transaction};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, oneshot};
 
 pub use error::{corrupt, error};
 pub use open::Options;
+pub use queue::Urgency;
 pub use rusqlite;
 
+use queue::Queue;
 use writer::{Answer, Job, in_savepoint, shared, stopped};
 
 /// Writes that wait for the writer; a caller beyond it waits too, nothing is dropped.
-const QUEUE: usize = 1024;
-/// Slots that are open or filled and not written yet. Apart from [`QUEUE`], so that whoever holds a slot can still write.
+const ROOM: usize = 1024;
+/// Slots that are open or filled and not written yet. Apart from [`ROOM`], so that whoever holds a slot can still write.
 const SLOTS: usize = 16 * 1024;
 /// Idle connections kept for readers.
 const IDLE_READERS: usize = 4;
@@ -45,8 +48,7 @@ pub struct Database(Arc<Shared>);
 
 struct Shared {
     path: PathBuf,
-    /// Unbounded itself: what is in it holds a permit of `room` or `slots`, or is bounded by who submits it.
-    jobs: mpsc::UnboundedSender<Job>,
+    jobs: Arc<Queue>,
     room: Arc<Semaphore>,
     slots: Arc<Semaphore>,
     idle: Mutex<Vec<Connection>>,
@@ -59,6 +61,7 @@ struct Shared {
 
 impl Drop for Shared {
     fn drop(&mut self) {
+        self.jobs.close();
         // a child that was forked meanwhile may hold the descriptor too: the lock ends here all the same
         if let Some(lock) = &self.lock
             && let Err(e) = lock.unlock()
@@ -76,20 +79,20 @@ impl Database {
     pub async fn open(options: Options) -> Result<Self> {
         blocking("sqlite.open", move || {
             let opened = options.open()?;
-            let (jobs, queued) = mpsc::unbounded_channel();
+            let jobs = Arc::new(Queue::default());
             let closed = Arc::new(AtomicBool::new(false));
-            let flag = closed.clone();
+            let (queue, flag) = (jobs.clone(), closed.clone());
             let name = format!("sqlite:{}", opened.path.file_name().unwrap_or_default().to_string_lossy());
             std::thread::Builder::new()
                 .name(name)
-                .spawn(move || writer::run(opened.connection, queued, &flag))
+                .spawn(move || writer::run(opened.connection, &queue, &flag))
                 .map_err(|e| {
                     Error::unexpected("sqlite.open", "the writer's thread cannot be started").with_source(e)
                 })?;
             Ok(Self(Arc::new(Shared {
                 path: opened.path,
                 jobs,
-                room: Arc::new(Semaphore::new(QUEUE)),
+                room: Arc::new(Semaphore::new(ROOM)),
                 slots: Arc::new(Semaphore::new(SLOTS)),
                 idle: Mutex::default(),
                 closed,
@@ -128,7 +131,7 @@ impl Database {
                 });
             })
         });
-        self.0.jobs.send(job).map_err(|_| stopped())?;
+        self.0.jobs.push(job, Urgency::Now).map_err(|_| stopped())?;
         answer.await.map_err(|_| stopped().with("job", operation))?
     }
 
@@ -153,7 +156,7 @@ impl Database {
                 drop(room);
                 work(tx, record)
             };
-            shared.queue(work, move |outcome| {
+            shared.queue(Urgency::Soon, work, move |outcome| {
                 if let Err(e) = outcome {
                     lost.fetch_add(1, Ordering::AcqRel);
                     tracing::error!(operation, error = %e, "a record that was promised could not be written");
@@ -166,10 +169,11 @@ impl Database {
     /// queue has no bound for these: whoever submits sees to it that they are few.
     pub fn submit(
         &self,
+        urgency: Urgency,
         work: impl FnOnce(&Transaction<'_>) -> Result<()> + Send + 'static,
         done: impl FnOnce(Result<()>) + Send + 'static,
     ) {
-        self.0.queue(work, done);
+        self.0.queue(urgency, work, done);
     }
 
     /// Reads, on the blocking pool, beside the writer; sees all that was acknowledged.
@@ -243,6 +247,7 @@ impl Database {
 impl Shared {
     fn queue(
         &self,
+        urgency: Urgency,
         work: impl FnOnce(&Transaction<'_>) -> Result<()> + Send + 'static,
         done: impl FnOnce(Result<()>) + Send + 'static,
     ) {
@@ -250,9 +255,9 @@ impl Shared {
             let outcome = in_savepoint(tx, work);
             answering(move |committed| done(outcome.and(committed.map_err(|e| shared(&e)))))
         });
-        if let Err(unsent) = self.jobs.send(job) {
+        if let Err(unsent) = self.jobs.push(job, urgency) {
             let e = Arc::new(stopped());
-            (unsent.0)(Err(e.clone()))(Err(e));
+            unsent(Err(e.clone()))(Err(e));
         }
     }
 }

@@ -8,28 +8,41 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use forge_core::{Error, ErrorKind, Result};
 use rusqlite::{Connection, Transaction, TransactionBehavior};
-use tokio::sync::mpsc;
 
 use crate::error::error;
+use crate::queue::Queue;
 
 /// Work inside the transaction, or word that there is none; gives back what to do once the commit is known.
 pub(crate) type Job = Box<dyn FnOnce(Result<&Transaction<'_>, Arc<Error>>) -> Answer + Send>;
 /// Told whether the commit went well.
 pub(crate) type Answer = Box<dyn FnOnce(std::result::Result<(), Arc<Error>>) + Send>;
 
-/// At most so many jobs in one transaction, so that no caller waits for an endless one.
-const MAX_BATCH: usize = 512;
-
-/// Runs until the last sender is gone; what was queued before that is written.
-pub(crate) fn run(mut db: Connection, mut jobs: mpsc::UnboundedReceiver<Job>, closed: &AtomicBool) {
-    let mut batch = Vec::with_capacity(MAX_BATCH);
-    while jobs.blocking_recv_many(&mut batch, MAX_BATCH) > 0 {
-        commit(&mut db, std::mem::take(&mut batch));
+/// Runs until the queue is closed; what was queued before that is written.
+pub(crate) fn run(mut db: Connection, queue: &Queue, closed: &AtomicBool) {
+    let _end = End { queue, closed };
+    loop {
+        let batch = queue.next();
+        if batch.is_empty() {
+            break;
+        }
+        commit(&mut db, batch);
     }
     if let Err(e) = db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())) {
         tracing::debug!(error = %e, "the last checkpoint was left to the next open");
     }
-    closed.store(true, Ordering::Release);
+}
+
+/// The writer's end, after a panic too: nobody waits for one that is gone.
+struct End<'a> {
+    queue: &'a Queue,
+    closed: &'a AtomicBool,
+}
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.closed.store(true, Ordering::Release);
+        self.queue.abandon();
+    }
 }
 
 fn commit(db: &mut Connection, batch: Vec<Job>) {

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 use forge_core::{Error, ErrorKind, Result};
-use forge_sqlite::{Database, Options, error};
+use forge_sqlite::{Database, Options, Urgency, error, rusqlite};
 
 const SCHEMA: &str = "CREATE TABLE t (n INTEGER PRIMARY KEY)";
 
@@ -79,6 +79,32 @@ async fn a_slot_is_filled_without_waiting_and_survives_the_last_handle() {
     twice.fill(7);
     assert!(db.flush().await.unwrap_err().to_string().contains("lost=1"), "a lost promise is not forgotten");
     assert_eq!(db.check(forge_core::Depth::Shallow).await.status, forge_core::Status::Degraded);
+}
+
+#[tokio::test]
+async fn what_nobody_waits_for_is_written_soon_and_before_what_comes_after_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let db = open(&dir).await;
+    let insert = |n: i64| {
+        move |tx: &rusqlite::Transaction<'_>| {
+            tx.execute("INSERT INTO t VALUES (?1)", [n]).map(|_| ()).map_err(error("t.soon"))
+        }
+    };
+    let (done, told) = tokio::sync::oneshot::channel();
+    db.submit(Urgency::Soon, insert(1), move |outcome| done.send(outcome).unwrap());
+    told.await.unwrap().unwrap();
+    assert_eq!(sum(&db).await, 1, "without anything that wakes the writer");
+    for n in 2..1000 {
+        db.submit(Urgency::Soon, insert(n), drop);
+    }
+    let last = |tx: &rusqlite::Transaction<'_>| {
+        tx.query_row("SELECT max(n) FROM t", [], |r| r.get::<_, i64>(0)).map_err(error("t.last"))
+    };
+    assert_eq!(
+        db.write("t.last", last).await.unwrap(),
+        999,
+        "in the order in which they came, also over more than one commit"
+    );
 }
 
 #[tokio::test]
