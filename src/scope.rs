@@ -14,7 +14,7 @@ use forge_core::usage::{UsageEvent, UsageQuery, UsageTotals};
 use forge_core::vector::Hit;
 use forge_core::{ApprovalId, Digest, ExecutionContext, Namespace, Result, TaskId, TenantId};
 use forge_memory::Passage;
-use forge_queue::workflow::{RunHandle, RunRef};
+use forge_queue::workflow::{FailedRun, RunHandle, RunRef};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -87,6 +87,22 @@ impl Scope<'_> {
     /// `TenantMismatch`, `PolicyDenied`, `NotFound`.
     pub async fn run(&self, run: &RunRef) -> Result<RunHandle> {
         self.forge.parts().engine.find(&self.ctx, run).await
+    }
+
+    /// The runs of a tenant that were given up, newest first.
+    ///
+    /// # Errors
+    /// `TenantMismatch`, `PolicyDenied`.
+    pub async fn failed_runs(&self, owner: &TenantId, limit: usize) -> Result<Vec<FailedRun>> {
+        self.forge.parts().engine.failed(&self.ctx, owner, limit).await
+    }
+
+    /// Goes on with a run that was given up, at the step that failed.
+    ///
+    /// # Errors
+    /// `TenantMismatch`, `PolicyDenied`, `NotFound`; `Conflict` if it did not fail.
+    pub async fn replay(&self, run: &RunRef) -> Result<RunHandle> {
+        self.forge.parts().engine.replay(&self.ctx, run).await
     }
 
     /// Asks a run to stop.

@@ -260,7 +260,8 @@ pub struct RunEvent {
     pub at: Timestamp,
     /// `run`, or `stage/step`.
     pub path: String,
-    /// `started`, `intended`, `completed`, `failed`, `retrying`, `awaiting_approval`, `unknown_outcome`, `parked`, `cancelled`.
+    /// `started`, `intended`, `completed`, `failed`, `retrying`, `awaiting_approval`, `unknown_outcome`, `parked`,
+    /// `cancelled`, `replayed`.
     pub what: String,
     /// Which try, for a step.
     pub attempt: u32,
@@ -301,13 +302,14 @@ pub trait Journal: HealthCheck + std::fmt::Debug + Send + Sync + 'static {
     /// `Unavailable`.
     async fn events(&self, tenant: &TenantId, run: RunId, from_seq: u64) -> Result<Vec<RunEvent>>;
 
-    /// A tenant's runs, newest first, at most `limit`.
+    /// A tenant's runs, or those of them in one state, newest first, at most `limit`.
     ///
     /// # Errors
     /// `Unavailable`.
-    async fn runs(&self, tenant: &TenantId, limit: usize) -> Result<Vec<RunRecord>>;
+    async fn runs(&self, tenant: &TenantId, state: Option<RunState>, limit: usize) -> Result<Vec<RunRecord>>;
 
-    /// Runs of any tenant that are not final and that `owner` may claim at `now`, oldest first: what a starting host looks at.
+    /// Runs of any tenant that are not final and that `owner` may claim at `now`: first those that are running, then those that
+    /// are parked, each oldest first. What a starting host looks at.
     ///
     /// # Errors
     /// `Unavailable`.
@@ -344,17 +346,24 @@ pub trait Journal: HealthCheck + std::fmt::Debug + Send + Sync + 'static {
     /// `LeaseLost`, `Conflict`, `Unavailable`.
     async fn apply(&self, claim: &Claim, now: Timestamp, transition: Transition) -> Result<()>;
 
+    /// Makes a failed run `Running` again, with its steps as they are and without its error; the history says `replayed`. Returns
+    /// false, and changes nothing, where it is not `Failed`.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    async fn replay(&self, tenant: &TenantId, run: RunId, now: Timestamp) -> Result<bool>;
+
     /// Asks for a run to be cancelled; returns false if it is already final.
     ///
     /// # Errors
     /// `NotFound`.
     async fn request_cancel(&self, tenant: &TenantId, run: RunId) -> Result<bool>;
 
-    /// Outbox rows that are not relayed, oldest first.
+    /// Outbox rows with a higher id than `after` that are not relayed, oldest first.
     ///
     /// # Errors
     /// `Unavailable`.
-    async fn owed(&self, limit: usize) -> Result<Vec<Owed>>;
+    async fn owed(&self, after: u64, limit: usize) -> Result<Vec<Owed>>;
 
     /// Forgets outbox rows that were relayed.
     ///

@@ -177,7 +177,7 @@ async fn what_was_acknowledged_before_a_kill_is_there_once() {
     };
     let found = said.completed.iter().filter(|p| whole(p)).count();
     let mut owed: BTreeMap<String, u32> = BTreeMap::new();
-    for row in store.owed(usize::MAX).await.unwrap() {
+    for row in store.owed(0, usize::MAX).await.unwrap() {
         for record in row.outbox.audit {
             let AuditEvent::Admin { what } = record.event else { panic!("another event than was owed") };
             *owed.entry(what).or_default() += 1;

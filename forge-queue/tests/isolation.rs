@@ -75,7 +75,7 @@ async fn a_foreign_thing_is_not_there() {
     refused(w.store.claim(&theirs, RUN, "h", w.now(), w.now()).await, ErrorKind::NotFound);
     refused(w.store.request_cancel(&theirs, RUN).await, ErrorKind::NotFound);
     refused(w.store.extend(&Claim { tenant: theirs.clone(), ..mine }, w.now()).await, ErrorKind::NotFound);
-    assert!(w.store.runs(&theirs, 10).await.unwrap().is_empty());
+    assert!(w.store.runs(&theirs, None, 10).await.unwrap().is_empty());
     assert!(w.store.events(&theirs, RUN, 0).await.unwrap().is_empty());
 }
 
@@ -128,7 +128,7 @@ async fn a_purge_takes_one_tenant_and_leaves_what_it_owes() {
     assert_eq!(w.store.purge(&acme).await.unwrap(), 8);
     assert!(w.store.export(&acme).await.unwrap().rows.is_empty());
     assert_eq!(w.store.export(&globex).await.unwrap().rows.len(), 8);
-    assert_eq!(w.store.owed(10).await.unwrap().len(), 2, "the books must balance");
+    assert_eq!(w.store.owed(0, 10).await.unwrap().len(), 2, "the books must balance");
     assert_eq!(lease(&w.store, 10).await.len(), 1);
 }
 

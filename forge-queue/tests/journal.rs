@@ -112,7 +112,7 @@ async fn a_step_goes_through_its_tries_and_completes_once() {
         refused(apply(late).await, ErrorKind::Conflict);
     }
     assert_eq!(step().await.output.as_deref(), Some(b"done".as_slice()));
-    assert_eq!(w.store.owed(10).await.unwrap().len(), 1, "a refused completion owes nothing");
+    assert_eq!(w.store.owed(0, 10).await.unwrap().len(), 1, "a refused completion owes nothing");
 
     let report = failure().report();
     let ran = Duration::from_millis(1500);
@@ -170,7 +170,7 @@ async fn of_many_who_begin_the_same_try_one_wins_and_the_history_has_no_gap() {
     assert_eq!(race(|| completed("x")).await, 1);
     let events = w.store.events(&acme, RUN, 0).await.unwrap();
     assert_eq!(events.iter().map(|e| e.seq).collect::<Vec<_>>(), [1, 2, 3]);
-    assert_eq!(w.store.owed(100).await.unwrap().len(), 1);
+    assert_eq!(w.store.owed(0, 100).await.unwrap().len(), 1);
 }
 
 #[tokio::test]
@@ -183,18 +183,18 @@ async fn what_is_owed_comes_in_order_until_it_is_paid_and_an_id_never_comes_back
         let done = Transition::StepCompleted { path, output: Vec::new(), outbox: owes("acme", n) };
         w.store.apply(&claim, w.now(), done).await.unwrap();
     }
-    let owed = w.store.owed(3).await.unwrap();
+    let owed = w.store.owed(0, 3).await.unwrap();
     assert_eq!(owed.iter().map(|o| o.outbox.audit[0].attempt).collect::<Vec<_>>(), [0, 1, 2]);
     assert_eq!((owed[0].run, &owed[0].outbox), (RUN, &owes("acme", 0)));
     w.store.paid(&owed.iter().map(|o| o.id).collect::<Vec<_>>()).await.unwrap();
-    let rest = w.store.owed(10).await.unwrap();
+    let rest = w.store.owed(0, 10).await.unwrap();
     assert_eq!(rest.iter().map(|o| o.outbox.audit[0].attempt).collect::<Vec<_>>(), [3, 4]);
     let paid: Vec<u64> = owed.iter().chain(&rest).map(|o| o.id).collect();
     w.store.paid(&paid).await.unwrap();
     w.store.apply(&claim, w.now(), started(1)).await.unwrap();
     w.store.apply(&claim, w.now(), completed("x")).await.unwrap();
     w.store.paid(&paid).await.unwrap();
-    assert_eq!(w.store.owed(10).await.unwrap().len(), 1, "a late word of payment hits nothing new");
+    assert_eq!(w.store.owed(0, 10).await.unwrap().len(), 1, "a late word of payment hits nothing new");
 }
 
 #[tokio::test]
@@ -205,7 +205,7 @@ async fn runs_are_listed_newest_first_and_resumed_oldest_first() {
         w.store.create(new_run("acme", RunId::fixed(4 - n), w.now())).await.unwrap();
         w.clock.advance(Duration::from_secs(1));
     }
-    let listed: Vec<_> = w.store.runs(&acme, 2).await.unwrap().into_iter().map(|r| r.run.id).collect();
+    let listed: Vec<_> = w.store.runs(&acme, None, 2).await.unwrap().into_iter().map(|r| r.run.id).collect();
     assert_eq!(listed, [RunId::fixed(1), RunId::fixed(2)]);
     let claim =
         w.store.claim(&acme, RunId::fixed(2), "h", w.now(), w.now().after(Duration::from_secs(9))).await.unwrap();
@@ -216,5 +216,5 @@ async fn runs_are_listed_newest_first_and_resumed_oldest_first() {
     assert_eq!(left, [RunId::fixed(3), RunId::fixed(1)]);
     assert!(w.store.request_cancel(&acme, RunId::fixed(3)).await.unwrap());
     assert!(w.store.run(&acme, RunId::fixed(3)).await.unwrap().cancel_requested);
-    assert_eq!(w.store.runs(&acme, 9).await.unwrap()[0].run.workflow, slug("review"));
+    assert_eq!(w.store.runs(&acme, None, 9).await.unwrap()[0].run.workflow, slug("review"));
 }

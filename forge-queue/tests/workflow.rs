@@ -20,7 +20,7 @@ use forge_core::tool::{Effect, Probe, Probed, Tool, ToolCall, ToolOutput, ToolSp
 use forge_core::{Directory, Error, ErrorKind, ExecutionContext, OperationKey, Principal, Result, SystemClock};
 use forge_queue::worker::{Worker, WorkerParts};
 use forge_queue::workflow::{
-    Engine, EngineParts, Observer, Outcome, RunHandle, RunRef, StepContext, Workflow, queued, stage, step, tool,
+    Engine, EngineParts, Limits, Observer, Outcome, RunHandle, RunRef, StepContext, Workflow, queued, stage, step, tool,
 };
 use futures::StreamExt;
 use serde_json::{Value, json};
@@ -114,6 +114,7 @@ struct World {
     journal: Arc<FakeJournal>,
     queue: Arc<FakeQueue>,
     fakes: FakeGuard,
+    limits: Limits,
 }
 
 impl World {
@@ -124,6 +125,7 @@ impl World {
             journal: Arc::default(),
             queue: Arc::new(FakeQueue::new(clock.clone())),
             fakes: fake_guard(policy, clock),
+            limits: Limits::default(),
         }
     }
 
@@ -152,7 +154,7 @@ impl World {
                 Directory::default().with(Principal::employee("acme", "lawyer_001", "lawyer").unwrap()),
             ),
             owner: "host".into(),
-            limits: Default::default(),
+            limits: self.limits,
             observer,
         };
         let engine = Engine::new(parts, vec![workflow]).unwrap();
@@ -218,7 +220,7 @@ async fn a_run_goes_through_its_stages_and_its_books_balance() {
     let records = w.fakes.audit.records();
     let rows = |name| records.iter().filter(|r| r.event.name() == name && r.run.is_some()).count();
     assert_eq!((rows("decision"), rows("outcome"), w.fakes.ledger.all().len()), (2, 2, 2));
-    assert!(w.journal.owed(10).await.unwrap().is_empty(), "everything that was owed is paid");
+    assert!(w.journal.owed(0, 10).await.unwrap().is_empty(), "everything that was owed is paid");
 }
 
 #[tokio::test(start_paused = true)]
@@ -334,6 +336,9 @@ async fn a_crash_after_any_event_loses_nothing_and_repeats_no_effect() {
     for (path, what) in points {
         let w = World::new(FakePolicy::allow_all());
         let reference = crash_at(&w, path, what);
+        // by now the circuit is open
+        tokio::time::sleep(Duration::from_secs(31)).await;
+        w.far.busy.store(0, Ordering::SeqCst);
         let reads = w.far.reads.load(Ordering::SeqCst);
         let run = goes_on(&w, &reference).await;
         assert!(matches!(run.wait().await.unwrap(), Outcome::Completed), "{path} {what}");
@@ -442,4 +447,58 @@ async fn a_run_waits_for_a_host_that_has_its_definition() {
     let run = goes_on(&w, &reference).await;
     assert!(matches!(run.wait().await.unwrap(), Outcome::Completed), "nothing is lost by a wrong deploy");
     assert_eq!(w.sent(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_that_was_given_up_is_listed_and_goes_on_where_it_failed() {
+    let mut w = World::new(FakePolicy::allow_all());
+    // as many as a step that never ends may have: what is given up in good order is none of them
+    w.limits.attempts = 3;
+    w.far.busy.store(4, Ordering::SeqCst);
+    let engine = w.process(review()).await;
+    let run = start(&engine).await;
+    assert!(matches!(run.wait().await.unwrap(), Outcome::Ended(_)));
+    let (ana, globex) = (context("acme", "ana", "analyst"), context("globex", "ana", "analyst"));
+    let failed = engine.failed(&ana, ana.tenant(), 10).await.unwrap();
+    let [dead] = failed.as_slice() else { panic!("one run failed: {failed:?}") };
+    assert_eq!((&dead.run, dead.error.as_ref().unwrap().kind), (run.reference(), ErrorKind::Unavailable));
+    assert!(engine.failed(&globex, globex.tenant(), 10).await.unwrap().is_empty(), "isolation: another tenant's list");
+    for refused in [
+        engine.failed(&globex, ana.tenant(), 10).await.map(|_| ()),
+        engine.replay(&globex, run.reference()).await.map(|_| ()),
+    ] {
+        assert_eq!(refused.unwrap_err().kind(), ErrorKind::TenantMismatch);
+    }
+    let reads = w.far.reads.load(Ordering::SeqCst);
+    let again = engine.replay(&ana, run.reference()).await.unwrap();
+    let outcome = again.wait().await.unwrap();
+    assert!(matches!(outcome, Outcome::Completed), "{outcome:?}");
+    assert_eq!((w.sent(), w.far.reads.load(Ordering::SeqCst)), (1, reads), "what is done stays done");
+    assert!(engine.failed(&ana, ana.tenant(), 10).await.unwrap().is_empty());
+    let twice = engine.replay(&ana, run.reference()).await.unwrap_err();
+    assert_eq!(twice.kind(), ErrorKind::Conflict, "a completed run is not replayed");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_business_key_is_for_one_input() {
+    let w = World::new(FakePolicy::allow_all());
+    let engine = w.process(review()).await;
+    let run = start(&engine).await;
+    let ana = context("acme", "ana", "analyst");
+    let other = engine.start(&ana, "review", json!({ "what": "another contract" }), Some("case-1")).await.unwrap_err();
+    assert_eq!(other.kind(), ErrorKind::Conflict);
+    assert!(!format!("{other:?}").contains("another contract"), "the input is not in the error");
+    assert!(matches!(run.wait().await.unwrap(), Outcome::Completed));
+    assert_eq!(w.sent(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn waiting_ends_when_the_host_does() {
+    let w = World::new(FakePolicy::allow_all());
+    *w.far.hang.lock().unwrap() = Some(Hang::Before);
+    let engine = w.process(review()).await;
+    let run = start(&engine).await;
+    let stop = engine.shutdown(Duration::from_millis(10));
+    let (waited, ()) = futures::join!(run.wait(), stop);
+    assert_eq!(waited.unwrap_err().kind(), ErrorKind::Unavailable);
 }

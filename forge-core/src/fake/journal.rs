@@ -177,16 +177,22 @@ impl Journal for FakeJournal {
         self.with(tenant, run, |k| Ok(k.events.iter().filter(|e| e.seq >= from_seq).cloned().collect()))
     }
 
-    async fn runs(&self, tenant: &TenantId, limit: usize) -> Result<Vec<RunRecord>> {
+    async fn runs(&self, tenant: &TenantId, wanted: Option<RunState>, limit: usize) -> Result<Vec<RunRecord>> {
         let state = self.state();
-        let mine = state.runs.iter().rev().filter(|((t, _), _)| t == tenant);
-        Ok(mine.take(limit).map(|(_, k)| k.record.clone()).collect())
+        let is_wanted = |k: &Kept| wanted.is_none_or(|w| k.record.state == w);
+        let mine = state.runs.iter().filter(|((t, _), k)| t == tenant && is_wanted(k));
+        let mut mine: Vec<_> = mine.map(|(_, k)| k.record.clone()).collect();
+        mine.sort_by_key(|r| std::cmp::Reverse(r.run.created));
+        mine.truncate(limit);
+        Ok(mine)
     }
 
     async fn resumable(&self, owner: &str, now: Timestamp, limit: usize) -> Result<Vec<(TenantId, RunId)>> {
         let state = self.state();
         let left = state.runs.iter().filter(|(_, k)| !k.record.state.is_final() && !k.is_held(owner, now));
-        Ok(left.take(limit).map(|(id, _)| id.clone()).collect())
+        let mut left: Vec<_> = left.collect();
+        left.sort_by_key(|(_, k)| (k.record.state == RunState::Parked, k.record.run.created));
+        Ok(left.into_iter().take(limit).map(|(id, _)| id.clone()).collect())
     }
 
     async fn claim(
@@ -234,6 +240,18 @@ impl Journal for FakeJournal {
         Ok(())
     }
 
+    async fn replay(&self, tenant: &TenantId, run: RunId, now: Timestamp) -> Result<bool> {
+        self.with(tenant, run, |k| {
+            if k.record.state != RunState::Failed {
+                return Ok(false);
+            }
+            (k.record.state, k.record.error, k.record.updated) = (RunState::Running, None, now);
+            k.record.running = Duration::ZERO;
+            k.tell(now, "run", "replayed", 0, None);
+            Ok(true)
+        })
+    }
+
     async fn request_cancel(&self, tenant: &TenantId, run: RunId) -> Result<bool> {
         self.with(tenant, run, |k| {
             let open = !k.record.state.is_final();
@@ -242,8 +260,9 @@ impl Journal for FakeJournal {
         })
     }
 
-    async fn owed(&self, limit: usize) -> Result<Vec<Owed>> {
-        Ok(self.state().owed.values().take(limit).cloned().collect())
+    async fn owed(&self, after: u64, limit: usize) -> Result<Vec<Owed>> {
+        let later = (std::ops::Bound::Excluded(after), std::ops::Bound::Unbounded);
+        Ok(self.state().owed.range(later).take(limit).map(|(_, o)| o.clone()).collect())
     }
 
     async fn paid(&self, ids: &[u64]) -> Result<()> {

@@ -8,7 +8,7 @@ use forge_sqlite::rusqlite::{Connection, OptionalExtension, Row, Transaction, pa
 use forge_sqlite::{corrupt, error};
 
 use super::SqliteStore;
-use super::row::{at, from_json, from_word, parsed, signed, span, to_json, unsigned};
+use super::row::{at, from_json, from_word, parsed, signed, span, to_json, unsigned, word};
 use super::transition::conflict;
 
 pub(super) const APPLY: &str = "journal.apply";
@@ -71,18 +71,22 @@ impl Journal for SqliteStore {
         self.db.read(OP, move |c| all(c, OP, sql, params![key.tenant, key.run, from], read)).await
     }
 
-    async fn runs(&self, tenant: &TenantId, limit: usize) -> Result<Vec<RunRecord>> {
+    async fn runs(&self, tenant: &TenantId, state: Option<RunState>, limit: usize) -> Result<Vec<RunRecord>> {
         const OP: &str = "journal.runs";
         let (tenant, limit) = (tenant.to_string(), signed(limit));
-        let sql = concat!(run_columns!(), " WHERE tenant = ?1 ORDER BY created DESC, rowid DESC LIMIT ?2");
-        self.db.read(OP, move |c| all(c, OP, sql, params![tenant, limit], |r| read_run(r, OP))).await
+        let state = state.map(|s| word(OP, &s)).transpose()?;
+        let sql = concat!(
+            run_columns!(),
+            " WHERE tenant = ?1 AND (?2 IS NULL OR state = ?2) ORDER BY created DESC, rowid DESC LIMIT ?3"
+        );
+        self.db.read(OP, move |c| all(c, OP, sql, params![tenant, state, limit], |r| read_run(r, OP))).await
     }
 
     async fn resumable(&self, owner: &str, now: Timestamp, limit: usize) -> Result<Vec<(TenantId, RunId)>> {
         const OP: &str = "journal.resumable";
         let (owner, limit) = (owner.to_owned(), signed(limit));
         let sql = "SELECT tenant, id FROM runs WHERE state IN ('running', 'parked')
-                   AND (owner IS NULL OR owner = ?1 OR held_until <= ?2) ORDER BY created, rowid LIMIT ?3";
+                   AND (owner IS NULL OR owner = ?1 OR held_until <= ?2) ORDER BY state = 'parked', created, rowid LIMIT ?3";
         let read = |r: &Row<'_>| Ok((tenant_of(r, OP, 0)?, run_of(r, OP, 1)?));
         self.db.read(OP, move |c| all(c, OP, sql, params![owner, now.as_nanos(), limit], read)).await
     }
@@ -155,6 +159,22 @@ impl Journal for SqliteStore {
         self.db.write(APPLY, apply).await
     }
 
+    async fn replay(&self, tenant: &TenantId, run: RunId, now: Timestamp) -> Result<bool> {
+        const OP: &str = "journal.replay";
+        let key = Key::new(tenant, run);
+        let replay = move |tx: &Transaction<'_>| {
+            if key.read(tx, OP)?.state != RunState::Failed {
+                return Ok(false);
+            }
+            let sql = "UPDATE runs SET state = 'running', error = NULL, running = 0, updated = ?3
+                       WHERE tenant = ?1 AND id = ?2";
+            tx.execute(sql, params![key.tenant, key.run, now.as_nanos()]).map_err(error(OP))?;
+            key.tell(tx, now, "run", "replayed", 0, None)?;
+            Ok(true)
+        };
+        self.db.write(OP, replay).await
+    }
+
     async fn request_cancel(&self, tenant: &TenantId, run: RunId) -> Result<bool> {
         const OP: &str = "journal.request_cancel";
         let key = Key::new(tenant, run);
@@ -168,10 +188,10 @@ impl Journal for SqliteStore {
         self.db.write(OP, ask).await
     }
 
-    async fn owed(&self, limit: usize) -> Result<Vec<Owed>> {
+    async fn owed(&self, after: u64, limit: usize) -> Result<Vec<Owed>> {
         const OP: &str = "journal.owed";
-        let limit = signed(limit);
-        let sql = "SELECT id, tenant, run, body FROM outbox ORDER BY id LIMIT ?1";
+        let (after, limit) = (i64::try_from(after).unwrap_or(i64::MAX), signed(limit));
+        let sql = "SELECT id, tenant, run, body FROM outbox WHERE id > ?1 ORDER BY id LIMIT ?2";
         let read = |r: &Row<'_>| {
             Ok(Owed {
                 id: unsigned(col(r, OP, 0)?),
@@ -180,7 +200,7 @@ impl Journal for SqliteStore {
                 outbox: from_json(OP, "outbox", &col::<String>(r, OP, 3)?)?,
             })
         };
-        self.db.read(OP, move |c| all(c, OP, sql, params![limit], read)).await
+        self.db.read(OP, move |c| all(c, OP, sql, params![after, limit], read)).await
     }
 
     async fn paid(&self, ids: &[u64]) -> Result<()> {

@@ -196,6 +196,9 @@ impl Driving<'_> {
     ) -> Result<Done> {
         let parts = &self.engine.0.parts;
         let mut attempt = before.map_or(0, |s| s.attempt);
+        // the tries of a step that was given up and is replayed count no more
+        let given_up = |s: &&StepRecord| matches!(s.state, StepState::Failed { next: None, .. });
+        let ended = before.filter(given_up).map_or(0, |s| s.attempt);
         let mut intent = before.and_then(|s| s.intent.clone());
         let mut failures = 0;
         loop {
@@ -210,7 +213,7 @@ impl Driving<'_> {
                     Looked::Unknown => return Ok(Done::Waits),
                 }
             }
-            if attempt >= parts.limits.attempts {
+            if attempt - ended >= parts.limits.attempts {
                 let e =
                     Error::new(ErrorKind::Unavailable, "workflow.step", "the step was begun too often without an end");
                 return Ok(Done::Failed(e.with("step", path.to_owned()).with_retry(Retryability::Exhausted)));

@@ -26,7 +26,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::handle::{RunHandle, RunRef};
+use super::handle::{FailedRun, RunHandle, RunRef};
 use super::{Workflow, drive, relay};
 
 /// Told of every event of every run after it is on the disk, before the run goes on. It must not block.
@@ -93,7 +93,7 @@ pub(super) struct Shared {
     pub(super) parts: EngineParts,
     pub(super) workflows: BTreeMap<String, Workflow>,
     /// Runs that this process drives, with what cancels them.
-    pub(super) driving: Mutex<BTreeMap<RunId, CancellationToken>>,
+    pub(super) driving: Mutex<BTreeMap<RunId, Driver>>,
     pub(super) tasks: TaskTracker,
     /// Set at shutdown: a run stops between two steps.
     pub(super) stopping: CancellationToken,
@@ -208,7 +208,8 @@ impl Engine {
     /// Starts a run. With a business key, starting again is the same run.
     ///
     /// # Errors
-    /// `NotFound` for an unknown workflow; the guard's refusals of `workflow.start`; `Unavailable`.
+    /// `NotFound` for an unknown workflow; `Conflict` if the key's run has another input; the guard's refusals of
+    /// `workflow.start`; `Unavailable`.
     pub async fn start(
         &self,
         ctx: &ExecutionContext,
@@ -257,6 +258,10 @@ impl Engine {
             created: now,
         };
         let stored = parts.journal.create(run).await?;
+        if key.is_some() && self.0.decrypt(ctx.tenant(), id, "input", &stored.run.input)? != input {
+            let why = "a run with this business key has another input; use another key for another piece of work";
+            return Err(Error::new(ErrorKind::Conflict, "workflow.start", why).with("run", id.to_string()));
+        }
         if stored.state == RunState::Running {
             self.spawn(ctx.tenant().clone(), id);
         }
@@ -280,6 +285,40 @@ impl Engine {
         Ok(self.handle(run.clone()))
     }
 
+    /// The runs of a tenant that were given up, newest first: its dead letters.
+    ///
+    /// # Errors
+    /// `TenantMismatch`, `PolicyDenied`; `Unavailable`.
+    pub async fn failed(&self, ctx: &ExecutionContext, owner: &TenantId, limit: usize) -> Result<Vec<FailedRun>> {
+        let access = Access { action: "run.read", resource: "run", owner, effect: Effect::Read, payload: Value::Null };
+        self.0.parts.guard.authorize(ctx, access).await?;
+        let failed = self.0.parts.journal.runs(owner, Some(RunState::Failed), limit).await?;
+        Ok(failed.into_iter().map(FailedRun::from).collect())
+    }
+
+    /// Goes on with a run that was given up, at the step that failed: what is done stays done, and an effect whose outcome is not
+    /// known is looked up first. Its tries and its running time count anew.
+    ///
+    /// # Errors
+    /// `TenantMismatch`, `PolicyDenied`; `NotFound`; `Conflict` if it did not fail.
+    pub async fn replay(&self, ctx: &ExecutionContext, run: &RunRef) -> Result<RunHandle> {
+        let parts = &self.0.parts;
+        let access = Access {
+            action: "run.replay",
+            resource: "run",
+            owner: &run.tenant,
+            effect: Effect::Write,
+            payload: Value::Null,
+        };
+        parts.guard.authorize(ctx, access).await?;
+        if !parts.journal.replay(&run.tenant, run.run, parts.clock.now()).await? {
+            let why = "only a run that failed can be replayed";
+            return Err(Error::new(ErrorKind::Conflict, "workflow.replay", why));
+        }
+        self.spawn(run.tenant.clone(), run.run);
+        Ok(self.handle(run.clone()))
+    }
+
     /// Asks a run to stop. Effects in flight finish or become unknown outcomes.
     ///
     /// # Errors
@@ -294,8 +333,8 @@ impl Engine {
         };
         self.0.parts.guard.authorize(ctx, access).await?;
         let asked = self.0.parts.journal.request_cancel(&run.tenant, run.run).await?;
-        if let Some(token) = self.0.driving().get(&run.run) {
-            token.cancel();
+        if let Some(driver) = self.0.driving().get(&run.run) {
+            driver.token.cancel();
         }
         // a parked run has nobody who would notice
         self.spawn(run.tenant.clone(), run.run);
@@ -308,7 +347,7 @@ impl Engine {
     /// `Unavailable` if the journal cannot be read.
     pub async fn answered(&self, tenant: &TenantId, approval: ApprovalId) -> Result<Option<RunRef>> {
         let journal = &self.0.parts.journal;
-        for record in journal.runs(tenant, 10_000).await?.into_iter().filter(|r| r.state == RunState::Parked) {
+        for record in journal.runs(tenant, Some(RunState::Parked), usize::MAX).await? {
             let id = record.run.id;
             let waits = |s: &StepState| matches!(s, StepState::AwaitingApproval { request } if request.id == approval);
             if journal.steps(tenant, id).await?.iter().any(|s| waits(&s.state)) {
@@ -328,8 +367,8 @@ impl Engine {
         tokio::select! {
             () = self.0.tasks.wait() => {}
             () = self.0.parts.clock.sleep(within) => {
-                for token in self.0.driving().values() {
-                    token.cancel();
+                for driver in self.0.driving().values() {
+                    driver.token.cancel();
                 }
             }
         }
@@ -339,34 +378,68 @@ impl Engine {
         RunHandle::new(self.clone(), run)
     }
 
-    /// Drives a run in a task of its own, unless this process already does.
+    /// Drives a run in a task of its own; where this process does already, once more after that: what it was told of may have come
+    /// too late for it.
     pub(super) fn spawn(&self, tenant: TenantId, run: RunId) {
-        let token = CancellationToken::new();
         {
             let mut driving = self.0.driving();
-            if driving.contains_key(&run) || self.0.stopping.is_cancelled() {
+            if self.0.stopping.is_cancelled() {
                 return;
             }
-            driving.insert(run, token.clone());
+            if let Some(driver) = driving.get_mut(&run) {
+                driver.again = true;
+                return;
+            }
+            driving.insert(run, Driver::default());
         }
         let engine = self.clone();
         self.0.tasks.spawn(async move {
-            // an observer's panic is the host's bug; the run stays resumable all the same
-            let outcome = AssertUnwindSafe(drive::drive(&engine, &tenant, run, &token)).catch_unwind().await;
-            let outcome =
-                outcome.unwrap_or_else(|_| Err(Error::unexpected("workflow.run", "driving the run panicked")));
-            engine.0.driving().remove(&run);
-            engine.0.changed.notify_waiters();
-            if let Err(e) = outcome {
-                tracing::warn!(tenant = %tenant, run = %run, error = %e, "the run stopped here and stays resumable");
+            while let Some(token) = engine.0.turn(run) {
+                // an observer's panic is the host's bug; the run stays resumable all the same
+                let outcome = AssertUnwindSafe(drive::drive(&engine, &tenant, run, &token)).catch_unwind().await;
+                let outcome =
+                    outcome.unwrap_or_else(|_| Err(Error::unexpected("workflow.run", "driving the run panicked")));
+                engine.0.changed.notify_waiters();
+                if let Err(e) = outcome {
+                    tracing::warn!(tenant = %tenant, run = %run, error = %e, "the run stopped here and stays resumable");
+                }
             }
+            engine.0.changed.notify_waiters();
         });
     }
 }
 
+/// Who drives a run in this process.
+pub(super) struct Driver {
+    token: CancellationToken,
+    /// It is to be driven, for the first time or once more.
+    again: bool,
+}
+
+impl Default for Driver {
+    fn default() -> Self {
+        Self { token: CancellationToken::new(), again: true }
+    }
+}
+
 impl Shared {
-    pub(super) fn driving(&self) -> std::sync::MutexGuard<'_, BTreeMap<RunId, CancellationToken>> {
+    pub(super) fn driving(&self) -> std::sync::MutexGuard<'_, BTreeMap<RunId, Driver>> {
         self.driving.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The token of the next drive, or the end of the driver.
+    fn turn(&self, run: RunId) -> Option<CancellationToken> {
+        let mut driving = self.driving();
+        match driving.get_mut(&run) {
+            Some(driver) if driver.again => {
+                *driver = Driver { again: false, ..Driver::default() };
+                Some(driver.token.clone())
+            }
+            _ => {
+                driving.remove(&run);
+                None
+            }
+        }
     }
 
     pub(super) fn definition(&self, record: &RunRecord) -> Result<&Workflow> {

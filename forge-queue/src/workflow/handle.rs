@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use forge_core::approvals::ApprovalRequest;
 use forge_core::error::ErrorReport;
-use forge_core::journal::{RunEvent, RunState, StepState};
-use forge_core::{Error, ErrorKind, Result, RunId, TenantId};
+use forge_core::journal::{RunEvent, RunRecord, RunState, StepState};
+use forge_core::{Error, ErrorKind, Result, RunId, Slug, TenantId, Timestamp};
 use futures::stream::{self, BoxStream, StreamExt};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -52,6 +52,26 @@ impl RunStatus {
             StepState::AwaitingApproval { request } => Some(request),
             _ => None,
         })
+    }
+}
+
+/// A run that was given up.
+#[derive(Debug, Clone)]
+pub struct FailedRun {
+    /// Which.
+    pub run: RunRef,
+    /// Of which workflow.
+    pub workflow: Slug,
+    /// Why.
+    pub error: Option<ErrorReport>,
+    /// When.
+    pub at: Timestamp,
+}
+
+impl From<RunRecord> for FailedRun {
+    fn from(of: RunRecord) -> Self {
+        let run = RunRef { tenant: of.run.tenant, run: of.run.id };
+        Self { run, workflow: of.run.workflow, error: of.error, at: of.updated }
     }
 }
 
@@ -137,7 +157,7 @@ impl RunHandle {
                     let page = stream::iter(events.into_iter().map(|e| Ok(Progress(e))));
                     return Ok(Some((page, (handle.clone(), next, resting))));
                 }
-                handle.pause(changed).await;
+                handle.pause(changed).await?;
             }
         });
         pages
@@ -149,7 +169,7 @@ impl RunHandle {
     /// Waits until it ends or parks.
     ///
     /// # Errors
-    /// `Unavailable`.
+    /// `Unavailable`, also if the host shuts down meanwhile: the run goes on at the next start.
     pub async fn wait(&self) -> Result<Outcome> {
         loop {
             let changed = self.engine.0.changed.notified();
@@ -162,7 +182,7 @@ impl RunHandle {
                     RunState::Failed | RunState::Cancelled => Outcome::Ended(record.error.unwrap_or_else(unnamed)),
                 });
             }
-            self.pause(changed).await;
+            self.pause(changed).await?;
         }
     }
 
@@ -191,12 +211,18 @@ impl RunHandle {
         Ok(state.is_final() || (state == RunState::Parked && !driven))
     }
 
-    async fn pause(&self, changed: tokio::sync::futures::Notified<'_>) {
+    async fn pause(&self, changed: tokio::sync::futures::Notified<'_>) -> Result<()> {
+        let shared = &self.engine.0;
+        if shared.stopping.is_cancelled() && !shared.driving().contains_key(&self.run.run) {
+            let why = "the host is shutting down; the run goes on at the next start";
+            return Err(Error::new(ErrorKind::Unavailable, "run.wait", why));
+        }
         // another process may drive it: look again without being told
         tokio::select! {
             () = changed => {}
-            () = self.engine.0.parts.clock.sleep(Duration::from_millis(200)) => {}
+            () = shared.parts.clock.sleep(Duration::from_millis(200)) => {}
         }
+        Ok(())
     }
 }
 

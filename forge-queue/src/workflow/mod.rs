@@ -33,6 +33,6 @@ mod remote;
 pub use context::StepContext;
 pub use definition::{Stage, StepDef, Workflow, queued, stage, step, tool};
 pub use engine::{Engine, EngineParts, Limits, Observer};
-pub use handle::{Outcome, Progress, RunHandle, RunRef, RunStatus, StepStatus};
+pub use handle::{FailedRun, Outcome, Progress, RunHandle, RunRef, RunStatus, StepStatus};
 pub use outputs::Outputs;
 pub(crate) use remote::StepHandler;

@@ -37,30 +37,21 @@ pub(super) async fn run(engine: Engine) {
 /// Relays everything that is owed now.
 pub(super) async fn drain(engine: &Engine) -> Result<()> {
     let journal = &engine.0.parts.journal;
+    let (mut after, mut failed) = (0, None);
     loop {
-        let owed = journal.owed(BATCH).await?;
-        if owed.is_empty() {
-            return Ok(());
-        }
-        let mut failed = None;
-        let mut paid = 0;
+        let owed = journal.owed(after, BATCH).await?;
+        let Some(last) = owed.last() else { return failed.map_or(Ok(()), Err) };
+        after = last.id;
         for row in owed {
             let (id, tenant) = (row.id, row.tenant.clone());
             match pay(engine, row).await {
-                Ok(()) => {
-                    journal.paid(&[id]).await?;
-                    paid += 1;
-                }
-                // one tenant's row that cannot be written must not hold up another's
+                Ok(()) => journal.paid(&[id]).await?,
+                // rows that cannot be written must not hold up those behind them
                 Err(e) => {
                     tracing::warn!(%tenant, row = id, error = %e, "an outbox row could not be relayed; it stays owed");
                     failed = Some(e);
                 }
             }
-        }
-        match failed {
-            Some(e) if paid == 0 => return Err(e),
-            _ => {}
         }
     }
 }
