@@ -44,6 +44,8 @@ pub struct StandIns {
     pub google: GoogleStandIn,
     /// Slack.
     pub slack: SlackStandIn,
+    /// How patient the clients are.
+    pub http: HttpOptions,
 }
 
 impl StandIns {
@@ -59,8 +61,14 @@ impl StandIns {
             Fault::new("chat.postMessage", 1, Play::Status(429, second)),
             Fault::new("chat.postMessage", 2, Play::LoseAnswer),
         ];
+        Self::with_faults(out, drive, slack).await
+    }
+
+    /// Starts them with faults of one's own.
+    pub async fn with_faults(out: &Path, drive: Vec<Fault>, slack: Vec<Fault>) -> std::io::Result<Self> {
         let google = GoogleStandIn::start(out.join("standins/google.jsonl"), drive).await?;
-        Ok(Self { google, slack: SlackStandIn::start(out.join("standins/slack.jsonl"), slack).await? })
+        let slack = SlackStandIn::start(out.join("standins/slack.jsonl"), slack).await?;
+        Ok(Self { google, slack, http: HttpOptions::default() })
     }
 
     /// The tenants' accounts. The firm's folder was shared with the stranger's account too, by mistake: Drive would let it read.
@@ -85,7 +93,7 @@ impl StandIns {
             drives.insert(id.clone(), DriveAccount { key_file: secret("drive")?, folders: vec![folder.to_owned()] });
             workspaces.insert(id, SlackWorkspace { token: secret("slack")? });
         }
-        let http = HttpClient::new(HttpOptions::default())?;
+        let http = HttpClient::new(self.http.clone())?;
         let drive = DriveFetch::new(http.clone(), self.google.base_url(), drives);
         Ok((secrets, drive, SlackPost::new(http, self.slack.base_url(), workspaces)))
     }
@@ -104,7 +112,7 @@ fn firm() -> Value {
             "lawyer": ["tool.call:*", "model.complete:local/*", "memory.read:playbook", "memory.write:playbook"],
             "research": ["tool.call:kb_search", "tool.call:drive_fetch", "tool.call:document_parser", "model.complete:local/*"],
             "hr": ["tool.call:kb_search", "tool.call:slack_post"],
-            "partner": ["approval.read:*", "approval.decide:slack_post", "run.read:run", "usage.read:usage", "audit.read:audit"],
+            "partner": ["approval.read:*", "approval.decide:slack_post", "run.read:run", "run.replay:run", "usage.read:usage", "audit.read:audit"],
         },
         "always_approve": ["slack_post"],
         "approvers": ["partner"],

@@ -22,6 +22,8 @@
 pub mod args;
 pub mod clients;
 pub mod document;
+#[cfg(test)]
+mod faults;
 pub mod house;
 pub mod negatives;
 pub mod outputs;

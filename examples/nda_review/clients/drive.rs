@@ -248,6 +248,10 @@ fn accept(operation: &'static str, answer: Response) -> Result<Response> {
             let retry = answer.retry_after().map_or(Retryability::Transient, Retryability::After);
             Error::new(ErrorKind::RateLimited, operation, "google asks for fewer calls").with_retry(retry)
         }
+        (403, Some("exportSizeLimitExceeded")) => Error::invalid(
+            operation,
+            "the document is larger than google exports; put it into the folder in a file format such as DOCX",
+        ),
         _ => answer.error(operation),
     };
     Err(match reason {

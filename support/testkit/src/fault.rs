@@ -39,6 +39,8 @@ pub enum Play {
     /// It is refused with this error of the protocol, before anything is done: at Slack `ok: false` under status 200, at Drive a
     /// reason under 403, at the token endpoint an OAuth error under 400.
     Refuse(&'static str),
+    /// As [`Refuse`](Self::Refuse), with a `Retry-After`.
+    Throttle(&'static str, Duration),
     /// It is done; then the connection is closed without an answer.
     LoseAnswer,
     /// It is done; the connection breaks in the middle of the answer's body.

@@ -70,6 +70,7 @@ pub(crate) fn refusal(play: Option<Play>, body: impl FnOnce(Refusal) -> (u16, Va
     let (why, retry_after) = match play? {
         Play::Status(code, retry_after) => (Refusal::Status(code), retry_after),
         Play::Refuse(name) => (Refusal::Named(name), None),
+        Play::Throttle(name, wait) => (Refusal::Named(name), Some(wait)),
         _ => return None,
     };
     let (code, body) = body(why);
