@@ -1,7 +1,7 @@
 //! Random tools and faults: whatever happens, an executed call has one decision, one outcome, one span and one settled usage;
 //! a refusal one decision, one span and no execution; and nothing stays open.
 #![cfg(feature = "testing")]
-#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "helpers of tests")]
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
