@@ -41,6 +41,9 @@ pub(super) fn value_of(scan: &Scan<'_>, hint: Range<usize>) -> (usize, Option<Ra
     let name = name_around(scan.text, hint);
     let end = name.end;
     let value = || {
+        if !may_be_announced(scan.text, &name) {
+            return None;
+        }
         // a sentence may end behind a name
         let word = scan.part(&name).trim_end_matches(['.', '-']);
         let by_itself = is_secret_name(word);
@@ -73,6 +76,16 @@ fn spoken(text: &str, name: &Range<usize>) -> String {
     spoken.reverse();
     spoken.push(text.get(name.clone()).unwrap_or_default());
     spoken.join(" ")
+}
+
+/// A cheap look at what follows a name, since most names in running text announce nothing: whether [`announced`] is worth asking.
+fn may_be_announced(text: &str, name: &Range<usize>) -> bool {
+    let rest = text.as_bytes().get(name.end..).unwrap_or_default();
+    // the second and the third are the bytes of a space that does not break
+    let skipped = |b: &&u8| matches!(b, b' ' | b'\t' | 0xC2 | 0xA0 | b'\\' | b'"' | b'\'' | b'`' | b']');
+    let first = rest.iter().find(|b| !skipped(b));
+    matches!(first, Some(b':' | b'=' | b'>' | b'i' | b'I' | b'w' | b'W'))
+        || text.get(name.clone()).is_some_and(|n| n.starts_with("--"))
 }
 
 /// Where the value begins.

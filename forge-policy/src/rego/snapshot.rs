@@ -43,9 +43,19 @@ enum Code {
 pub(super) struct Snapshot {
     pub(super) revision: String,
     code: Code,
-    /// For each tenant the whole of what its decisions may see: `{"tenant", "shared"}`.
-    data: HashMap<TenantId, Value>,
+    tenants: HashMap<TenantId, Sees>,
 }
+
+/// What the decisions of one tenant work with.
+struct Sees {
+    /// All that they may see: `{"tenant", "shared"}`.
+    data: Value,
+    /// Machines between two decisions, with this data loaded: they are this tenant's alone.
+    idle: Mutex<Vec<RegoVM>>,
+}
+
+/// So many machines a tenant are kept.
+const IDLE: usize = 4;
 
 impl Snapshot {
     /// Reads, admits, compiles and checks. Blocks.
@@ -70,10 +80,11 @@ impl Snapshot {
         let shared = value(&resolved.shared)?;
         run_checks(&resolved, &shared, &code, &engine, limits)?;
         let sees = |(tenant, data): (&TenantId, &serde_json::Value)| {
-            Ok((tenant.clone(), visible(Some(value(data)?), &shared)))
+            let data = visible(Some(value(data)?), &shared);
+            Ok((tenant.clone(), Sees { data, idle: Mutex::default() }))
         };
-        let data = resolved.tenants.iter().map(sees).collect::<Result<_>>()?;
-        Ok(Self { revision: resolved.digest().to_string(), code, data })
+        let tenants = resolved.tenants.iter().map(sees).collect::<Result<_>>()?;
+        Ok(Self { revision: resolved.digest().to_string(), code, tenants })
     }
 
     pub(super) fn evaluator(&self) -> Evaluator {
@@ -89,30 +100,58 @@ impl Snapshot {
         input: &PolicyInput,
         limits: &Limits,
     ) -> Result<Answer, Failure> {
-        let data = self.data.get(ctx.tenant()).ok_or(Failure::UnknownTenant)?;
+        let sees = self.tenants.get(ctx.tenant()).ok_or(Failure::UnknownTenant)?;
         let input = input::document(ctx, input, limits.input_bytes)?;
         let value = match &self.code {
-            Code::Machine(program) => on_machine(program, data.clone(), input, limits),
+            Code::Machine(program) => sees.on_machine(program, input, limits),
             Code::Interpreter(engine) => {
                 let engine = engine.lock().unwrap_or_else(PoisonError::into_inner).clone();
-                on_interpreter(engine, data.clone(), input, limits)
+                on_interpreter(engine, sees.data.clone(), input, limits)
             }
         }?;
         Answer::read(&value)
     }
 }
 
-/// A machine for this decision alone: a panic or a limit leaves nothing behind for the next one.
+impl Sees {
+    /// On a machine that answered before, or on a fresh one. What does not answer is not used again: a panic or a limit leaves
+    /// nothing behind for the next decision.
+    fn on_machine(&self, program: &Arc<Program>, input: Value, limits: &Limits) -> Result<Value, Failure> {
+        let idle = || self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = idle().pop();
+        let (value, vm) = caught(|| {
+            let vm = match kept {
+                Some(vm) => vm,
+                None => machine(program, self.data.clone(), limits)?,
+            };
+            answered(vm, input)
+        })?;
+        let mut idle = idle();
+        if idle.len() < IDLE {
+            idle.push(vm);
+        }
+        Ok(value)
+    }
+}
+
+fn machine(program: &Arc<Program>, data: Value, limits: &Limits) -> Result<RegoVM, Failure> {
+    let mut vm = RegoVM::new();
+    vm.load_program(program.clone());
+    vm.set_max_instructions(limits.instructions);
+    vm.set_execution_timer_config(Some(limits.timer()));
+    vm.set_data(data).map_err(|e| Failure::of_vm(&e))?;
+    Ok(vm)
+}
+
+fn answered(mut vm: RegoVM, input: Value) -> Result<(Value, RegoVM), Failure> {
+    vm.set_input(input);
+    let value = vm.execute_entry_point_by_index(0).map_err(|e| Failure::of_vm(&e))?;
+    Ok((value, vm))
+}
+
+/// On a machine for this question alone.
 fn on_machine(program: &Arc<Program>, data: Value, input: Value, limits: &Limits) -> Result<Value, Failure> {
-    caught(|| {
-        let mut vm = RegoVM::new();
-        vm.load_program(program.clone());
-        vm.set_max_instructions(limits.instructions);
-        vm.set_execution_timer_config(Some(limits.timer()));
-        vm.set_data(data).map_err(|e| Failure::of_vm(&e))?;
-        vm.set_input(input);
-        vm.execute_entry_point_by_index(0).map_err(|e| Failure::of_vm(&e))
-    })
+    caught(|| answered(machine(program, data, limits)?, input).map(|(value, _)| value))
 }
 
 fn on_interpreter(mut engine: Engine, data: Value, input: Value, limits: &Limits) -> Result<Value, Failure> {
@@ -125,7 +164,7 @@ fn on_interpreter(mut engine: Engine, data: Value, input: Value, limits: &Limits
     })
 }
 
-fn caught(work: impl FnOnce() -> Result<Value, Failure>) -> Result<Value, Failure> {
+fn caught<T>(work: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or(Err(Failure::Panic))
 }
 
