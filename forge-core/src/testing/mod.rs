@@ -30,9 +30,11 @@ mod build;
 mod fixture;
 mod hostile;
 mod kv;
+mod queue;
 mod spy;
 
 pub use build::{FakeGuard, context, fake_guard, tool_call, tool_env};
 pub use fixture::Fixture;
 pub use hostile::HOSTILE;
 pub use kv::key_value;
+pub use queue::{WholeQueue, task_queue};
