@@ -147,7 +147,10 @@ impl UsageLedger for FakeLedger {
                 && query.employee.as_ref().is_none_or(|x| e.employee == *x)
                 && query.run.is_none_or(|x| e.run == Some(x))
         };
-        Ok(lock(&self.0).iter().filter(fits).take(limit).cloned().collect())
+        let mut found: Vec<UsageEvent> = lock(&self.0).iter().filter(fits).cloned().collect();
+        found.sort_by_key(|e| e.at);
+        found.truncate(limit);
+        Ok(found)
     }
 
     async fn totals(&self, ctx: &ExecutionContext, query: &UsageQuery) -> Result<UsageTotals> {
@@ -178,15 +181,20 @@ impl UsageLedger for FakeLedger {
     }
 }
 
-/// So many calls for each tenant, and what they really used.
+/// So many calls for each tenant.
 #[derive(Debug, Clone)]
 pub struct FakeQuota {
     calls: u64,
     used: Arc<Mutex<BTreeMap<TenantId, Used>>>,
 }
 
-/// Reservations, and those that are settled.
-type Used = (u64, Vec<Actual>);
+#[derive(Debug, Default)]
+struct Used {
+    /// Reservations that are not settled.
+    open: u64,
+    /// Calls that used something.
+    calls: u64,
+}
 
 impl Default for FakeQuota {
     fn default() -> Self {
@@ -202,8 +210,7 @@ impl FakeQuota {
 
     /// Reservations that are not settled, over all tenants.
     pub fn open(&self) -> usize {
-        let settled = |(n, s): &Used| usize::try_from(*n).unwrap_or(0) - s.len();
-        lock(&self.used).values().map(settled).sum()
+        usize::try_from(lock(&self.used).values().map(|used| used.open).sum::<u64>()).unwrap_or(usize::MAX)
     }
 }
 
@@ -217,22 +224,23 @@ impl HealthCheck for FakeQuota {
 #[async_trait]
 impl Quota for FakeQuota {
     async fn peek(&self, ctx: &ExecutionContext, _: &Resource) -> Result<QuotaState> {
-        let used = lock(&self.used).get(ctx.tenant()).map_or(0, |(n, _)| *n);
+        let used = lock(&self.used).get(ctx.tenant()).map_or(0, |used| used.open + used.calls);
         Ok(QuotaState { calls_left: Some(self.calls - used), tokens_left: None, money_left: None, resets: None })
     }
 
     async fn reserve(&self, ctx: &ExecutionContext, _: QuotaRequest) -> Result<Permit> {
         let mut all = lock(&self.used);
-        let (n, _) = all.entry(ctx.tenant().clone()).or_default();
-        if *n >= self.calls {
+        let mine = all.entry(ctx.tenant().clone()).or_default();
+        if mine.open + mine.calls >= self.calls {
             return Err(Error::new(ErrorKind::QuotaExceeded, "quota.reserve", "no calls left")
                 .with("limit", self.calls.to_string()));
         }
-        *n += 1;
+        mine.open += 1;
         let (used, tenant) = (self.used.clone(), ctx.tenant().clone());
-        Ok(Permit::new(Slot::new(move |actual| {
-            if let Some((_, settled)) = lock(&used).get_mut(&tenant) {
-                settled.push(actual);
+        Ok(Permit::new(Slot::new(move |actual: Actual| {
+            if let Some(mine) = lock(&used).get_mut(&tenant) {
+                mine.open -= 1;
+                mine.calls += u64::from(actual != Actual::default());
             }
         })))
     }

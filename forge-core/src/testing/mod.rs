@@ -26,15 +26,23 @@
     reason = "a suite says what failed by panicking, as a test does; a test's closure need not be `Send`"
 )]
 
+mod audit;
 mod build;
 mod fixture;
 mod hostile;
 mod kv;
+mod ledger;
+mod policy;
 mod queue;
+mod quota;
 mod spy;
 
+pub use audit::audit_log;
 pub use build::{FakeGuard, context, fake_guard, tool_call, tool_env};
 pub use fixture::Fixture;
 pub use hostile::HOSTILE;
 pub use kv::key_value;
+pub use ledger::usage_ledger;
+pub use policy::policy_engine;
 pub use queue::{WholeQueue, task_queue};
+pub use quota::quota;

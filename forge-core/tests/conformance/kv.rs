@@ -1,6 +1,5 @@
 //! Key-values.
 
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -9,7 +8,8 @@ use forge_core::fake::{FakeKeyValue, ManualClock};
 use forge_core::kv::{Entry, KeyValue, KeyValueCapability, PutOptions, same_tenant};
 use forge_core::testing::{Fixture, context, key_value};
 use forge_core::{Depth, ExecutionContext, Health, HealthCheck, Namespace, Owner, Result};
-use futures::FutureExt;
+
+use crate::finds_the_leak;
 
 fn fixture(store: impl FnOnce(FakeKeyValue) -> Arc<dyn KeyValue>) -> Fixture<dyn KeyValue> {
     let clock = Arc::new(ManualClock::default());
@@ -23,10 +23,7 @@ async fn key_values() {
 
 #[tokio::test]
 async fn key_values_that_forget_the_tenant_are_found() {
-    let suite = key_value(|| async { fixture(|store| Arc::new(Forgetful(store))) });
-    let panic = AssertUnwindSafe(suite).catch_unwind().await.unwrap_err();
-    let message = panic.downcast_ref::<String>().cloned().unwrap();
-    assert!(message.contains("isolation"), "{message}");
+    finds_the_leak(key_value(|| async { fixture(|store| Arc::new(Forgetful(store))) })).await;
 }
 
 /// Checks the tenant at the door and then keeps everybody's values in one place.

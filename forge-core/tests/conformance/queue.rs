@@ -1,6 +1,5 @@
 //! Queues.
 
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,10 +8,11 @@ use forge_core::fake::{FakeQueue, ManualClock};
 use forge_core::queue::{
     Broker, Lease, LeaseRequest, Nack, NewTask, QueueCapability, QueueDepth, TaskQueue, TaskStatus,
 };
-use forge_core::testing::{Fixture, WholeQueue, context, task_queue};
+use forge_core::testing::{Fixture, WholeQueue, task_queue};
 use forge_core::{Depth, ExecutionContext, Health, HealthCheck, Result, TaskId, Timestamp};
-use futures::FutureExt;
 use serde_json::Value;
+
+use crate::{everybody, finds_the_leak};
 
 fn fixture<Q: WholeQueue>(wrap: impl FnOnce(FakeQueue) -> Q) -> Fixture<dyn WholeQueue> {
     let clock = Arc::new(ManualClock::default());
@@ -26,19 +26,12 @@ async fn queues() {
 
 #[tokio::test]
 async fn queues_that_forget_the_tenant_are_found() {
-    let suite = task_queue(|| async { fixture(Forgetful) });
-    let panic = AssertUnwindSafe(suite).catch_unwind().await.unwrap_err();
-    let message = panic.downcast_ref::<String>().cloned().unwrap();
-    assert!(message.contains("isolation"), "{message}");
+    finds_the_leak(task_queue(|| async { fixture(Forgetful) })).await;
 }
 
 /// Keeps everybody's tasks in one place.
 #[derive(Debug)]
 struct Forgetful(FakeQueue);
-
-fn one_for_all(ctx: &ExecutionContext) -> ExecutionContext {
-    context("everybody", ctx.employee().as_str(), ctx.role().as_str())
-}
 
 #[async_trait]
 impl HealthCheck for Forgetful {
@@ -50,19 +43,19 @@ impl HealthCheck for Forgetful {
 #[async_trait]
 impl TaskQueue for Forgetful {
     async fn enqueue(&self, ctx: &ExecutionContext, task: NewTask) -> Result<TaskId> {
-        self.0.enqueue(&one_for_all(ctx), task).await
+        self.0.enqueue(&everybody(ctx), task).await
     }
 
     async fn status(&self, ctx: &ExecutionContext, id: TaskId) -> Result<TaskStatus> {
-        self.0.status(&one_for_all(ctx), id).await
+        self.0.status(&everybody(ctx), id).await
     }
 
     async fn cancel(&self, ctx: &ExecutionContext, id: TaskId) -> Result<bool> {
-        self.0.cancel(&one_for_all(ctx), id).await
+        self.0.cancel(&everybody(ctx), id).await
     }
 
     async fn depth(&self, ctx: &ExecutionContext) -> Result<QueueDepth> {
-        self.0.depth(&one_for_all(ctx)).await
+        self.0.depth(&everybody(ctx)).await
     }
 
     fn capability(&self) -> QueueCapability {

@@ -3,6 +3,8 @@
 
 mod common;
 #[cfg(feature = "sqlite")]
+mod conformance;
+#[cfg(feature = "sqlite")]
 mod guarded;
 #[cfg(feature = "sqlite")]
 mod ledger;
