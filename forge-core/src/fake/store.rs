@@ -121,7 +121,8 @@ impl BlobStore for FakeBlobs {
 
     async fn get(&self, ctx: &ExecutionContext, blob: &BlobRef) -> Result<Bytes> {
         let found = lock(&self.0).get(&(ctx.tenant().clone(), blob.digest)).cloned();
-        found.ok_or_else(|| Error::not_found("blob.get", "no such blob"))
+        let whole = found.filter(|b| u64::try_from(b.len()).is_ok_and(|n| n == blob.size));
+        whole.ok_or_else(|| Error::not_found("blob.get", "no such blob"))
     }
 
     async fn delete(&self, ctx: &ExecutionContext, blob: &BlobRef) -> Result<bool> {
@@ -143,10 +144,8 @@ impl VectorStore for FakeVectors {
         same_tenant("vector.upsert", ctx, namespace)?;
         let mut all = lock(&self.0);
         let rows = all.entry(namespace.clone()).or_default();
-        let length = rows.values().next().or(records.first()).map(|r| r.vector.len());
-        if records.iter().any(|r| Some(r.vector.len()) != length) {
-            return Err(Error::invalid("vector.upsert", "all vectors of a namespace have one length"));
-        }
+        let length = rows.values().next().or(records.first()).map_or(0, |r| r.vector.len());
+        records.iter().try_for_each(|r| check_vector("vector.upsert", &r.vector, length))?;
         rows.extend(records.into_iter().map(|r| (r.id.clone(), r)));
         Ok(())
     }
@@ -154,8 +153,12 @@ impl VectorStore for FakeVectors {
     async fn search(&self, ctx: &ExecutionContext, namespace: &Namespace, request: SearchRequest) -> Result<Vec<Hit>> {
         same_tenant("vector.search", ctx, namespace)?;
         let all = lock(&self.0);
-        let rows = all.get(namespace).into_iter().flat_map(|m| m.values());
-        let mut hits: Vec<Hit> = rows.filter(|r| request.tags.is_subset(&r.tags)).map(|r| hit(r, &request)).collect();
+        let rows = || all.get(namespace).into_iter().flat_map(|m| m.values());
+        if let (Some(v), Some(first)) = (&request.vector, rows().next()) {
+            check_vector("vector.search", v, first.vector.len())?;
+        }
+        let tagged = rows().filter(|r| request.tags.is_subset(&r.tags)).map(|r| hit(r, &request));
+        let mut hits: Vec<Hit> = tagged.filter(|h| request.vector.is_some() || h.score > 0.0).collect();
         hits.sort_by(|a, b| b.score.total_cmp(&a.score).then_with(|| a.id.cmp(&b.id)));
         hits.truncate(request.limit);
         Ok(hits)
@@ -178,6 +181,13 @@ impl VectorStore for FakeVectors {
     fn capability(&self) -> VectorCapability {
         VectorCapability::new(true, true, usize::MAX)
     }
+}
+
+fn check_vector(operation: &'static str, vector: &[f32], length: usize) -> Result<()> {
+    if vector.is_empty() || vector.len() != length || vector.iter().any(|x| !x.is_finite()) {
+        return Err(Error::invalid(operation, "vectors of a namespace have one length and finite numbers"));
+    }
+    Ok(())
 }
 
 fn hit(r: &Record, request: &SearchRequest) -> Hit {

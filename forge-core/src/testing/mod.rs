@@ -26,7 +26,9 @@
     reason = "a suite says what failed by panicking, as a test does; a test's closure need not be `Send`"
 )]
 
+mod approvals;
 mod audit;
+mod blob;
 mod build;
 mod fixture;
 mod hostile;
@@ -36,8 +38,11 @@ mod policy;
 mod queue;
 mod quota;
 mod spy;
+mod vector;
 
+pub use approvals::approvals;
 pub use audit::audit_log;
+pub use blob::blob_store;
 pub use build::{FakeGuard, context, fake_guard, tool_call, tool_env};
 pub use fixture::Fixture;
 pub use hostile::HOSTILE;
@@ -46,3 +51,4 @@ pub use ledger::usage_ledger;
 pub use policy::policy_engine;
 pub use queue::{WholeQueue, task_queue};
 pub use quota::quota;
+pub use vector::vector_store;

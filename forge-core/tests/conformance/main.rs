@@ -4,6 +4,7 @@
 mod books;
 mod kv;
 mod queue;
+mod stores;
 
 use std::panic::AssertUnwindSafe;
 
