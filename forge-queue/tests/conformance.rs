@@ -9,8 +9,9 @@ use common::World;
 use forge_core::approvals::Approvals;
 use forge_core::blob::BlobStore;
 use forge_core::fake::FakeKeyring;
+use forge_core::journal::Journal;
 use forge_core::kv::KeyValue;
-use forge_core::testing::{Fixture, WholeQueue, approvals, blob_store, key_value, task_queue};
+use forge_core::testing::{Fixture, WholeQueue, approvals, blob_store, journal, key_value, task_queue};
 use forge_queue::blob::FileBlobs;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -73,6 +74,22 @@ async fn the_blobs_keep_their_contract() {
         let again = move |old| async move {
             drop(old);
             let store: Arc<dyn BlobStore> = Arc::new(open().await);
+            store
+        };
+        Fixture::new(store).with_clock(clock).reopening(again).keeping(dir)
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_journal_keeps_its_contract() {
+    journal(|| async {
+        let World { dir, clock, store } = World::new().await;
+        let (path, time) = (dir.path().to_owned(), clock.clone());
+        let store: Arc<dyn Journal> = Arc::new(store);
+        let again = move |old| async move {
+            drop(old);
+            let store: Arc<dyn Journal> = Arc::new(common::open(&path, time).await);
             store
         };
         Fixture::new(store).with_clock(clock).reopening(again).keeping(dir)

@@ -230,7 +230,13 @@ impl Journal for FakeJournal {
     }
 
     async fn apply(&self, claim: &Claim, now: Timestamp, transition: Transition) -> Result<()> {
-        let outbox = self.with(&claim.tenant, claim.run, |k| k.fenced(claim)?.change(now, transition))?;
+        let outbox = self.with(&claim.tenant, claim.run, |k| {
+            let k = k.fenced(claim)?;
+            if k.record.state.is_final() {
+                return Err(Error::new(ErrorKind::Conflict, "journal.apply", "the run has ended"));
+            }
+            k.change(now, transition)
+        })?;
         if !outbox.is_empty() {
             let mut state = self.state();
             state.next += 1;

@@ -228,6 +228,9 @@ impl HealthCheck for FakeModel {
 #[async_trait]
 impl LanguageModel for FakeModel {
     async fn complete(&self, _: &ExecutionContext, request: CompletionRequest) -> Result<Completion> {
+        if request.messages.is_empty() {
+            return Err(Error::invalid("model.complete", "the conversation has no message"));
+        }
         let next = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
         let text = next.unwrap_or_else(|| Err(Error::unexpected("model.complete", "the script has no answer left")))?;
         let words = |s: &str| u64::try_from(s.split_whitespace().count()).unwrap_or(u64::MAX);

@@ -5,6 +5,7 @@ mod books;
 mod kv;
 mod queue;
 mod stores;
+mod work;
 
 use std::panic::AssertUnwindSafe;
 

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use forge_core::fake::ManualClock;
-use forge_core::testing::{Fixture, quota, usage_ledger};
-use forge_core::usage::{Quota, UsageLedger};
-use forge_metering::{Limit, Limits, SqliteLedger, SqliteQuota, TenantLimits, Window};
+use forge_core::testing::{Fixture, pricing, quota, usage_ledger};
+use forge_core::usage::{Pricing, Quota, UsageLedger};
+use forge_metering::{Limit, Limits, PriceBook, SqliteLedger, SqliteQuota, TenantLimits, Window};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_ledger_keeps_its_contract() {
@@ -42,4 +42,10 @@ async fn the_quotas_keep_their_contract() {
         Fixture::new(quota).with_clock(clock).reopening(again).keeping(dir)
     })
     .await;
+}
+
+#[tokio::test]
+async fn the_prices_keep_their_contract() {
+    let text = "[[price]]\nresource = \"tool:index\"\ncurrency = \"USD\"\nper_call = \"0.0003\"\n";
+    pricing(|| async { Fixture::new(Arc::new(PriceBook::parse(text).unwrap()) as Arc<dyn Pricing>) }).await;
 }
