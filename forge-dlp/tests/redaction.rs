@@ -93,9 +93,7 @@ async fn json_stays_json_and_names_of_fields_count() {
     assert_eq!(value["max_tokens"], 4096);
     assert!(serde_json::from_str::<serde_json::Value>(value["body"].as_str().unwrap()).is_ok());
     r.reveal_json(&acme, &mut value).unwrap();
-    assert_eq!(value["workPhone"], "2125550142", "a number that was a token comes back as text");
-    value["workPhone"] = original["workPhone"].clone();
-    assert_eq!(value, original);
+    assert_eq!(value, original, "numbers come back as numbers");
 }
 
 #[tokio::test]

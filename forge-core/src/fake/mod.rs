@@ -6,12 +6,14 @@ mod journal;
 mod keys;
 mod policy;
 mod queue;
+mod redactor;
 mod store;
 
 pub use books::{FakeAudit, FakeLedger, FakePricing, FakeQuota};
 pub use clock::{ManualClock, SkippingClock};
 pub use journal::FakeJournal;
-pub use keys::{FakeKeyring, FakeRedactor};
+pub use keys::{FakeKeyring, StrictKeyring};
 pub use policy::{FakeApprovals, FakePolicy};
 pub use queue::{FakeModel, FakeQueue};
+pub use redactor::{FakeRedactor, StrictRedactor};
 pub use store::{FakeBlobs, FakeEmbedder, FakeKeyValue, FakeVectors};
