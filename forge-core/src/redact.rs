@@ -275,9 +275,13 @@ fn rewrite(value: &mut Value, field: Option<&str>, mark: &str, edit: Edit<'_>) -
             return items.iter_mut().try_fold(0, |n, item| Ok(n + rewrite(item, field, mark, edit)?));
         }
         Value::Object(map) => {
-            let values =
-                map.iter_mut().try_fold(0, |n, (k, v)| Ok::<_, Error>(n + rewrite(v, Some(k), mark, edit)?))?;
-            return Ok(values + rename(map, edit)?);
+            let mut changed = values(map, mark, edit)?;
+            let renamed = rename(map, edit)?;
+            if renamed > 0 {
+                // a new name may say of its value what the old one did not; what was replaced for both is put back in two steps
+                changed += values(map, mark, edit)?;
+            }
+            return Ok(changed + renamed);
         }
         Value::Null | Value::Bool(_) => None,
     };
@@ -287,10 +291,17 @@ fn rewrite(value: &mut Value, field: Option<&str>, mark: &str, edit: Edit<'_>) -
     }))
 }
 
+fn values(map: &mut Map<String, Value>, mark: &str, edit: Edit<'_>) -> Result<usize> {
+    map.iter_mut().try_fold(0, |n, (name, item)| Ok(n + rewrite(item, Some(name), mark, edit)?))
+}
+
 /// The number that a marked text stands for, or the text where not all of it was put back.
 fn restored(text: String) -> Value {
-    match serde_json::from_str::<Number>(&text) {
-        Ok(n) if n.to_string() == text => Value::Number(n),
+    // by the standard library, since serde_json's own reading of a float may be the neighbour of the one that was written
+    let float = || text.parse().ok().and_then(Number::from_f64);
+    let number = text.parse::<u64>().map(Number::from).or_else(|_| text.parse::<i64>().map(Number::from)).ok();
+    match number.or_else(float) {
+        Some(n) if n.to_string() == text => Value::Number(n),
         _ => Value::String(format!("{NUMBER}{text}")),
     }
 }

@@ -29,10 +29,14 @@
 mod build;
 mod fixture;
 mod hostile;
+mod keyring;
 mod kv;
+mod redact;
 mod spy;
 
 pub use build::{FakeGuard, context, fake_guard, tool_call, tool_env};
 pub use fixture::Fixture;
 pub use hostile::HOSTILE;
+pub use keyring::keyring;
 pub use kv::key_value;
+pub use redact::redactor;

@@ -11,7 +11,7 @@ mod seals;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use async_trait::async_trait;
 use forge_core::keyring::{Keyring, Seal};
@@ -35,8 +35,9 @@ struct Inner {
     dir: PathBuf,
     master: Key,
     seals: RwLock<Arc<SealKeys>>,
-    /// Held while files are read, made or deleted, so that a load that began before a destruction does not undo it.
-    files: Mutex<()>,
+    /// Held while files are read, made or deleted. It is fair: what began earlier is done earlier, also when its future was dropped,
+    /// so that no load undoes a destruction and no forgotten destruction comes after a load.
+    files: Arc<tokio::sync::Mutex<()>>,
     tenants: RwLock<BTreeMap<TenantId, Arc<TenantKeys>>>,
 }
 
@@ -60,10 +61,23 @@ impl FileKeyring {
             };
             file::fits(&dir, &master)?;
             let seals = RwLock::new(Arc::new(SealKeys::new(&master, file::rotation(&dir, &master)?)));
-            let (files, tenants) = (Mutex::default(), RwLock::default());
+            let (files, tenants) = (Arc::default(), RwLock::default());
             Ok(Self(Arc::new(Inner { dir, master, seals, files, tenants })))
         })
         .await
+    }
+
+    async fn in_turn<T: Send + 'static>(
+        &self,
+        operation: &'static str,
+        work: impl FnOnce() -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let files = self.0.files.clone().lock_owned().await;
+        let held = move || {
+            let _files = files;
+            work()
+        };
+        blocking(operation, held).await
     }
 
     fn keys(&self, tenant: &TenantId) -> Result<Arc<TenantKeys>> {
@@ -84,7 +98,6 @@ impl Inner {
     }
 
     fn load(&self, tenant: TenantId) -> Result<()> {
-        let _files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
         if self.loaded(&tenant).is_none() {
             let keys = Arc::new(file::tenant(&self.dir, &self.master, &tenant)?);
             self.tenants.write().unwrap_or_else(PoisonError::into_inner).insert(tenant, keys);
@@ -93,7 +106,6 @@ impl Inner {
     }
 
     fn destroy(&self, tenant: &TenantId) -> Result<()> {
-        let _files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
         file::erase(&self.dir, tenant)?;
         self.tenants.write().unwrap_or_else(PoisonError::into_inner).remove(tenant);
         Ok(())
@@ -105,7 +117,6 @@ impl Inner {
 
     /// Writes a rotation down, then goes by it; returns the id of the key that seals.
     fn turn(&self, next: impl FnOnce(&SealKeys, Rotation) -> Result<Rotation>) -> Result<String> {
-        let _files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
         // another process of this directory may have come further
         let known = file::rotation(&self.dir, &self.master)?;
         let rotation = next(&SealKeys::new(&self.master, known), known)?;
@@ -117,7 +128,7 @@ impl Inner {
     }
 }
 
-/// What is async works on a blocking thread to its end, also when its future is dropped.
+/// What is async works on a blocking thread to its end, also when its future is dropped after it began.
 #[async_trait]
 impl Keyring for FileKeyring {
     async fn load(&self, tenant: &TenantId) -> Result<()> {
@@ -125,12 +136,12 @@ impl Keyring for FileKeyring {
             return Ok(());
         }
         let (inner, tenant) = (self.0.clone(), tenant.clone());
-        blocking("keyring.load", move || inner.load(tenant)).await
+        self.in_turn("keyring.load", move || inner.load(tenant)).await
     }
 
     async fn destroy(&self, tenant: &TenantId) -> Result<()> {
         let (inner, tenant) = (self.0.clone(), tenant.clone());
-        blocking("keyring.destroy", move || inner.destroy(&tenant)).await
+        self.in_turn("keyring.destroy", move || inner.destroy(&tenant)).await
     }
 
     fn encrypt(&self, tenant: &TenantId, aad: &[u8], plain: &[u8]) -> Result<Vec<u8>> {
@@ -170,13 +181,13 @@ impl Keyring for FileKeyring {
     async fn rotate_seal_key(&self) -> Result<String> {
         let inner = self.0.clone();
         let next = |_: &SealKeys, r: Rotation| Ok(Rotation { current: r.current.saturating_add(1), ..r });
-        blocking("keyring.rotate_seal_key", move || inner.turn(next)).await
+        self.in_turn("keyring.rotate_seal_key", move || inner.turn(next)).await
     }
 
     async fn retire_seal_key(&self, key_id: &str) -> Result<()> {
         let (inner, key_id) = (self.0.clone(), key_id.to_owned());
-        blocking("keyring.retire_seal_key", move || inner.turn(|seals, _| seals.retiring(&key_id))).await?;
-        Ok(())
+        let retired = move || inner.turn(|seals, _| seals.retiring(&key_id));
+        self.in_turn("keyring.retire_seal_key", retired).await.map(|_| ())
     }
 }
 
