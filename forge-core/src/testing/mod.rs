@@ -27,16 +27,26 @@
 )]
 
 mod build;
+mod clock;
 mod fixture;
+mod health;
 mod hostile;
 mod keyring;
 mod kv;
+mod metrics;
 mod redact;
+mod resolver;
+mod secret;
 mod spy;
 
 pub use build::{FakeGuard, context, fake_guard, tool_call, tool_env};
+pub use clock::clock;
 pub use fixture::Fixture;
+pub use health::health_check;
 pub use hostile::HOSTILE;
 pub use keyring::keyring;
 pub use kv::key_value;
+pub use metrics::{MetricsFixture, metrics};
 pub use redact::redactor;
+pub use resolver::principal_resolver;
+pub use secret::{SecretFixture, secret_provider};

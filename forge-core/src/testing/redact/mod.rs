@@ -1,15 +1,16 @@
 //! The suite of [`Redactor`].
 
-use std::borrow::Cow;
-use std::collections::BTreeSet;
-use std::sync::Arc;
+#![expect(clippy::indexing_slicing, reason = "a suite says what failed by panicking")]
 
-use serde_json::{Value, json};
+mod json;
+
+use std::borrow::Cow;
+use std::sync::Arc;
 
 use super::fixture::{Fixture, prints_no_secret};
 use super::hostile::HOSTILE;
 use super::spy::{Called, Spy, spy};
-use crate::redact::{EntityKind, Finding, RedactOptions, Redactor, RedactorExt, Text};
+use crate::redact::{EntityKind, Finding, RedactOptions, Redactor, Text};
 use crate::{ErrorKind, Result, TenantId};
 
 spy! { Redactor:
@@ -50,10 +51,10 @@ pub async fn redactor<R: Into<Fixture<dyn Redactor>>>(fresh: impl AsyncFn() -> R
     fails_without_keys(r);
     twice_is_once(r);
     takes_any_text(r);
-    json_keeps_its_structure(r);
-    json_numbers_stay_numbers(r);
-    json_names_do_not_run_together(r);
-    json_of_another_tenant_stays_shut(r);
+    json::keeps_its_structure(r);
+    json::numbers_stay_numbers(r);
+    json::names_do_not_run_together(r);
+    json::of_another_tenant_stays_shut(r);
     prints_no_secret(r, &spied.secrets);
     called.complete::<dyn Redactor>();
 }
@@ -74,19 +75,15 @@ fn reveal(r: &dyn Redactor, who: &str, text: &str) -> String {
     r.reveal(&tenant(who), text).expect("revealed").into_owned()
 }
 
-fn borrowed(text: &Cow<'_, str>) -> bool {
-    matches!(text, Cow::Borrowed(_))
-}
-
 fn leaves_clean_text_alone(r: &dyn Redactor) {
     for text in ["", " ", CLEAN, "\u{202E}\0\n"] {
         assert!(r.inspect(text.into()).unwrap().is_empty(), "clean text: something is found in {text:?}");
         for options in [RedactOptions::mask_all(), RedactOptions::tokenize_all()] {
             let kept = r.redact(&tenant("acme"), text.into(), &options).unwrap();
-            assert!(borrowed(&kept) && kept == text, "clean text is borrowed: {text:?}");
+            assert!(matches!(kept, Cow::Borrowed(_)) && kept == text, "clean text is borrowed: {text:?}");
         }
         let kept = r.reveal(&tenant("acme"), text).unwrap();
-        assert!(borrowed(&kept) && kept == text, "clean text: nothing is put back in {text:?}");
+        assert!(matches!(kept, Cow::Borrowed(_)) && kept == text, "clean text: nothing is put back in {text:?}");
     }
 }
 
@@ -128,7 +125,10 @@ fn masks_tell_nothing(r: &dyn Redactor) {
 fn replaces_only_what_is_wanted(r: &dyn Redactor) {
     for kinds in [vec![], vec![EntityKind::Secret]] {
         let kept = r.redact(&tenant("acme"), LETTER.into(), &RedactOptions::mask(kinds.clone())).unwrap();
-        assert!(borrowed(&kept) && kept == LETTER, "wanted kinds: an address stays where {kinds:?} are wanted");
+        assert!(
+            matches!(kept, Cow::Borrowed(_)) && kept == LETTER,
+            "wanted kinds: an address stays where {kinds:?} are wanted"
+        );
     }
     let masked = r.redact(&tenant("acme"), LETTER.into(), &RedactOptions::mask([EntityKind::Email])).unwrap();
     assert!(!masked.contains(EMAIL), "wanted kinds: the wanted one goes");
@@ -146,7 +146,7 @@ fn tokens_are_the_tenants_own(r: &dyn Redactor) {
         assert_eq!(reveal(r, other, &theirs), LETTER, "tokens: every tenant puts its own back");
         let shut = r.reveal(&tenant(other), &acme).unwrap();
         assert_eq!(shut, acme, "isolation: a tenant undoes another's token");
-        assert!(borrowed(&shut), "tokens: where nothing is put back, the text is borrowed");
+        assert!(matches!(shut, Cow::Borrowed(_)), "tokens: where nothing is put back, the text is borrowed");
         let both = format!("{acme} {theirs} {CLEAN}");
         let half = format!("{acme} {LETTER} {CLEAN}");
         assert_eq!(reveal(r, other, &both), half, "isolation: beside its own, a tenant undoes another's token");
@@ -182,7 +182,7 @@ fn fails_without_keys(r: &dyn Redactor) {
     let masked = r.redact(&stranger, LETTER.into(), &RedactOptions::mask_all()).map(Cow::into_owned);
     assert_eq!(masked.ok(), Some(mask(r, LETTER.into())), "no keys: masks need none");
     let clean = r.redact(&stranger, CLEAN.into(), &RedactOptions::tokenize_all());
-    assert!(clean.is_ok_and(|c| borrowed(&c)), "no keys: clean text needs none");
+    assert!(clean.is_ok_and(|c| matches!(c, Cow::Borrowed(_))), "no keys: clean text needs none");
 }
 
 fn twice_is_once(r: &dyn Redactor) {
@@ -208,101 +208,6 @@ fn takes_any_text(r: &dyn Redactor) {
     }
     let long = format!("{} {LETTER} {}", "x ".repeat(40_000), "@[".repeat(40_000));
     assert!(!mask(r, long.as_str().into()).contains(EMAIL), "any text: a long one");
-}
-
-fn json_keeps_its_structure(r: &dyn Redactor) {
-    let acme = tenant("acme");
-    let original = json!({
-        "z": [LETTER, null, true, [], {}], "a": { "password": "correct horse", "note": CLEAN }, "ana@example.com": { "k": "v" }, "m": "",
-    });
-    let kinds = BTreeSet::from([EntityKind::Email, EntityKind::Secret]);
-    assert_eq!(r.inspect_json(&original).unwrap(), kinds, "json: every string, and names of fields");
-    let mut value = original.clone();
-    let changed = r.redact_json(&acme, &mut value, &RedactOptions::tokenize_all()).unwrap();
-    assert_eq!(changed, 3, "json: says how much changed");
-    let text = value.to_string();
-    assert!(!text.contains(EMAIL) && !text.contains("correct horse"), "json: values and names: {text}");
-    assert_eq!(shape(&value), shape(&original), "json: structure and order stay");
-    let once = value.clone();
-    assert_eq!(r.redact_json(&acme, &mut value, &RedactOptions::tokenize_all()).unwrap(), 0, "json: twice is once");
-    assert_eq!(value, once, "json: twice is once");
-    assert!(r.inspect_json(&masked_json(r, &original)).unwrap().is_empty(), "json: nothing is found after masking");
-    r.reveal_json(&acme, &mut value).unwrap();
-    assert_eq!(value, original, "json: everything comes back");
-    let mut clean = json!({ "a": [CLEAN, 1, 0.5] });
-    let kept = clean.clone();
-    assert_eq!(r.redact_json(&acme, &mut clean, &RedactOptions::mask_all()).unwrap(), 0, "json: nothing to replace");
-    assert_eq!(clean, kept, "json: nothing to replace");
-    let mut texts = [LETTER.to_owned(), CLEAN.to_owned()];
-    r.redact_texts(&acme, &mut texts, &RedactOptions::mask_all()).unwrap();
-    assert_eq!(texts, [mask(r, LETTER.into()), CLEAN.to_owned()], "texts are redacted in place");
-}
-
-fn masked_json(r: &dyn Redactor, value: &Value) -> Value {
-    let mut masked = value.clone();
-    r.redact_json(&tenant("acme"), &mut masked, &RedactOptions::mask_all()).unwrap();
-    masked
-}
-
-/// Where the containers and the leaves are, whatever the strings and the names of the fields say.
-fn shape(value: &Value) -> Value {
-    match value {
-        Value::String(_) => json!("text"),
-        Value::Array(items) => items.iter().map(shape).collect(),
-        // sorted: a name that becomes a token may stand elsewhere in a sorted map
-        Value::Object(map) => {
-            let mut fields: Vec<String> = map.values().map(|v| shape(v).to_string()).collect();
-            fields.sort();
-            json!({ "fields": fields })
-        }
-        other => other.clone(),
-    }
-}
-
-fn json_numbers_stay_numbers(r: &dyn Redactor) {
-    let acme = tenant("acme");
-    let numbers =
-        [json!(0), json!(-7), json!(3), json!(0.1), json!(-2.5e-7), json!(1e300), json!(u64::MAX), json!(i64::MIN)];
-    let original = json!({ "plain": numbers });
-    for options in [RedactOptions::mask_all(), RedactOptions::tokenize_all()] {
-        let mut value = original.clone();
-        r.redact_json(&acme, &mut value, &options).unwrap();
-        assert_eq!(value, original, "json numbers: one that is no finding stays a number");
-    }
-    let sensitive = json!({ "password": [4711, -1, 0.25, u64::MAX], "text": "n12", "other": "n[A] 12" });
-    let mut value = sensitive.clone();
-    r.redact_json(&acme, &mut value, &RedactOptions::tokenize_all()).unwrap();
-    assert!(!value.to_string().contains("4711"), "json numbers: a sensitive one is replaced: {value}");
-    let once = value.clone();
-    r.redact_json(&acme, &mut value, &RedactOptions::tokenize_all()).unwrap();
-    assert_eq!(value, once, "json numbers: twice is once");
-    let mut theirs = value.clone();
-    assert_eq!(
-        r.reveal_json(&tenant("globex"), &mut theirs).unwrap(),
-        0,
-        "isolation: a tenant undoes another's number"
-    );
-    assert_eq!(theirs, once, "isolation: a tenant undoes another's number");
-    r.reveal_json(&acme, &mut value).unwrap();
-    assert_eq!(value, sensitive, "json numbers: one that was a token comes back as a number");
-    assert!(!masked_json(r, &sensitive).to_string().contains("4711"), "json numbers: a sensitive one is masked");
-}
-
-fn json_names_do_not_run_together(r: &dyn Redactor) {
-    let two = json!({ "ana@example.com": 1, "bo@example.com": 2, "cy@example.com": 3 });
-    let masked = masked_json(r, &two);
-    assert_eq!(shape(&masked), shape(&two), "json names: three fields stay three: {masked}");
-    assert_eq!(masked_json(r, &masked), masked, "json names: twice is once");
-}
-
-fn json_of_another_tenant_stays_shut(r: &dyn Redactor) {
-    let mut value = json!({ "a": LETTER, "ana@example.com": PASSWORD.text, "password": "x y" });
-    r.redact_json(&tenant("acme"), &mut value, &RedactOptions::tokenize_all()).unwrap();
-    let tokens = value.clone();
-    for other in ["acme-2", "globex"] {
-        assert_eq!(r.reveal_json(&tenant(other), &mut value).unwrap(), 0, "isolation: a tenant undoes another's JSON");
-        assert_eq!(value, tokens, "isolation: a tenant undoes another's JSON");
-    }
 }
 
 /// Texts made of what redactors trip over, the same at every run. None holds a token of any tenant.
