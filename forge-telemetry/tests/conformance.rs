@@ -1,4 +1,5 @@
 //! The shared suite of metrics on the Prometheus exposition, read back as a scraper reads it.
+#![cfg(feature = "prometheus")]
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::sync::Arc;
