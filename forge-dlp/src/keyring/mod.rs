@@ -212,3 +212,20 @@ impl fmt::Debug for FileKeyring {
         f.debug_struct("FileKeyring").field("seal_key", &self.0.seals().id()).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_key_that_was_copied_by_mistake_opens_nothing_of_another_tenant() {
+        let dir = tempfile::tempdir().unwrap();
+        let keys = FileKeyring::open(dir.path(), None).await.unwrap();
+        let (acme, globex) = (TenantId::parse("acme").unwrap(), TenantId::parse("globex").unwrap());
+        keys.load(&acme).await.unwrap();
+        let copied = keys.0.loaded(&acme).unwrap();
+        keys.0.tenants.write().unwrap().insert(globex.clone(), copied);
+        let blob = keys.encrypt(&acme, b"place", b"x").unwrap();
+        assert_eq!(keys.decrypt(&globex, b"place", &blob).unwrap_err().kind(), ErrorKind::Corrupt);
+    }
+}

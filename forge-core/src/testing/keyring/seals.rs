@@ -10,7 +10,7 @@ use crate::keyring::{Keyring, Seal};
 use crate::testing::fixture::Fixture;
 use crate::testing::{HOSTILE, context};
 use crate::time::Clock;
-use crate::{Digest, Error, ErrorKind, ExecutionContext, SealedContext, SealedFor, Timestamp};
+use crate::{Digest, ErrorKind, ExecutionContext, Result, SealedContext, SealedFor, Timestamp};
 
 pub(super) async fn seals_are_ours_only(f: &Fixture<dyn Keyring>) {
     let keys = f.adapter.as_ref();
@@ -23,12 +23,12 @@ pub(super) async fn seals_are_ours_only(f: &Fixture<dyn Keyring>) {
     let forged = Seal { mac: Digest::from_bytes(mac), ..seal.clone() };
     let plain = Seal { mac: Digest::of(b"bytes"), ..seal.clone() };
     for (bytes, seal) in [(b"bytes".as_slice(), &forged), (b"bytes", &plain), (b"byte", &seal), (b"", &seal)] {
-        let e = keys.verify(bytes, seal).unwrap_err();
+        let e = keys.verify(bytes, seal).expect_err("seals: forged, or on other bytes");
         assert_eq!(e.kind(), ErrorKind::Unauthenticated, "seals: forged, or on other bytes");
     }
     for id in HOSTILE.into_iter().chain(["", "made up by a stranger"]) {
         let renamed = Seal { key_id: id.into(), ..seal.clone() };
-        let e = keys.verify(b"bytes", &renamed).unwrap_err();
+        let e = keys.verify(b"bytes", &renamed).expect_err("seals: of an unknown key");
         assert_eq!(e.kind(), ErrorKind::Unauthenticated, "seals: of an unknown key");
         assert!(!format!("{e:?}").contains("stranger"), "seals: an unknown id is not repeated: {e}");
     }
@@ -63,9 +63,9 @@ pub(super) async fn the_key_of_seals_rotates(f: Fixture<dyn Keyring>) {
     assert_eq!(keys.seal_keys(), [third.as_str()], "rotation: what is retired, and all before it, stays retired");
     assert_eq!(keys.seal(b"x").unwrap().key_id, third, "rotation: outlives the process");
     let unknown = Seal { key_id: "no such key".into(), ..first.clone() };
-    let unknown = keys.verify(b"x", &unknown).unwrap_err();
+    let unknown = keys.verify(b"x", &unknown).expect_err("seals: of an unknown key");
     for retired in [&first, &second] {
-        let e = keys.verify(b"x", retired).unwrap_err();
+        let e = keys.verify(b"x", retired).expect_err("rotation: seals of a retired key are refused");
         assert_eq!(e.kind(), ErrorKind::Unauthenticated, "rotation: seals of a retired key are refused");
         assert!(e.message().contains("retired") && e.message() != unknown.message(), "rotation: and it is said: {e}");
     }
@@ -102,17 +102,18 @@ pub(super) async fn a_sealed_context_is_for_its_task_only(f: &Fixture<dyn Keyrin
         keys_of(&first),
         "sealed contexts: a redelivery makes its calls under the same keys"
     );
-    let refused = |e: Error, why: &str| {
+    let refused = |opened: Result<ExecutionContext>, why: &str| {
+        let e = opened.expect_err(why);
         assert_eq!(e.kind(), ErrorKind::Unauthenticated, "sealed contexts: {why}");
         assert!(e.message().contains(why), "sealed contexts: the error says {why:?}: {e}");
     };
-    refused(opened(&bound("2")).unwrap_err(), "another task");
-    refused(opened(&SealedFor { name: "delete".into(), ..bound("1") }).unwrap_err(), "another task");
-    refused(opened(&SealedFor { queue: "globex.default".into(), ..bound("1") }).unwrap_err(), "another queue");
-    refused(opened(&SealedFor { queue: "acme.default2".into(), ..bound("1") }).unwrap_err(), "another queue");
-    refused(opened(&SealedFor { body: Digest::of(b"other"), ..bound("1") }).unwrap_err(), "another body");
+    refused(opened(&bound("2")), "another task");
+    refused(opened(&SealedFor { name: "delete".into(), ..bound("1") }), "another task");
+    refused(opened(&SealedFor { queue: "globex.default".into(), ..bound("1") }), "another queue");
+    refused(opened(&SealedFor { queue: "acme.default2".into(), ..bound("1") }), "another queue");
+    refused(opened(&SealedFor { body: Digest::of(b"other"), ..bound("1") }), "another body");
     let end = sealed_at.after(Duration::from_secs(60));
-    refused(sealed.open(&bound("1"), keys, end).unwrap_err(), "past its time");
+    refused(sealed.open(&bound("1"), keys, end), "past its time");
     assert!(
         sealed.open(&bound("1"), keys, Timestamp::from_nanos(end.as_nanos() - 1)).is_ok(),
         "sealed contexts: until then"
@@ -149,7 +150,7 @@ pub(super) async fn sealed_contexts_outlive_a_rotation(f: &Fixture<dyn Keyring>)
         assert!(sealed.open(&bound("1"), keys, now).is_ok(), "sealed contexts: they open after a rotation");
     }
     keys.retire_seal_key(&retired[0]).await.unwrap();
-    let e = old.open(&bound("1"), keys, now).unwrap_err();
+    let e = old.open(&bound("1"), keys, now).expect_err("sealed contexts: not under a retired key");
     assert_eq!(e.kind(), ErrorKind::Unauthenticated, "sealed contexts: not under a retired key");
     assert!(e.message().contains("retired"), "sealed contexts: and it is said: {e}");
     assert!(new.open(&bound("1"), keys, now).is_ok(), "sealed contexts: those of the new key open");
