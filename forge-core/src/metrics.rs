@@ -83,8 +83,8 @@ pub type Labels<'a> = &'a [&'a str];
 /// - What does not fit is dropped and counted, and leaves no series: a wrong number of labels, a metric of another kind, a value that is no
 ///   finite number, a counter that would fall, a duration below zero.
 /// - Series are apart by all their labels, the tenant's first of all. A label may hold any text: it is escaped where it is shown.
-/// - A label has no more than 10,000 different values, and none longer than 128 bytes; the rest is counted together as [`OTHER`], so that
-///   sums hold. What has a series of its own keeps it.
+/// - A label has no more than 10,000 different values, unless the host asks for more, and none longer than [`LABEL_MAX_SIZE`]; the rest is
+///   counted together as [`OTHER`], so that sums hold. What has a series of its own keeps it.
 pub trait Metrics: fmt::Debug + Send + Sync + 'static {
     /// Adds to a counter or a gauge.
     fn add(&self, metric: Metric, labels: Labels<'_>, amount: f64);

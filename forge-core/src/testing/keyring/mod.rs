@@ -11,6 +11,7 @@ use super::hostile::HOSTILE;
 use super::spy::{Called, Spy, spy};
 use crate::keyring::{Keyring, Seal};
 use crate::{Digest, ErrorKind, Result, TenantId};
+use data_encoding::BASE64URL_NOPAD;
 use futures::FutureExt;
 
 spy! { Keyring:
@@ -137,6 +138,11 @@ async fn a_token_is_its_tenants_own(f: &Fixture<dyn Keyring>) {
         assert_eq!(keys.detokenize(&acme, &forged).unwrap(), None, "tokens: forged at {i}");
         assert_eq!(keys.detokenize(&acme, &token[..i]).unwrap(), None, "tokens: cut off at {i}");
     }
+    let blob = keys.encrypt(&acme, b"", b"536-22-8726").unwrap();
+    let dressed = BASE64URL_NOPAD.encode(&blob);
+    let undressed = BASE64URL_NOPAD.decode(token.as_bytes()).unwrap_or_default();
+    assert_eq!(keys.detokenize(&acme, &dressed).unwrap(), None, "purposes: a body is no token");
+    assert_eq!(kind(keys.decrypt(&acme, b"", &undressed)), Some(ErrorKind::Corrupt), "purposes: a token is no body");
     for text in HOSTILE {
         assert_eq!(keys.detokenize(&acme, text).unwrap(), None, "tokens: any other text: {text:?}");
     }
