@@ -3,7 +3,7 @@
 //! Redaction is CPU work, so the trait is sync; keys were loaded before (see [`Keyring`](crate::keyring::Keyring)).
 
 use std::borrow::Cow;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -308,16 +308,21 @@ fn restored(text: String) -> Value {
 
 /// The names of an object's fields, each in its place.
 fn rename(map: &mut Map<String, Value>, edit: Edit<'_>) -> Result<usize> {
-    let new = map.keys().map(|k| edit(k.as_str().into())).collect::<Result<Vec<_>>>()?;
-    let count = new.iter().flatten().count();
-    if count == 0 {
+    let mut new = BTreeMap::new();
+    for (place, name) in map.keys().enumerate() {
+        if let Some(name) = edit(name.as_str().into())? {
+            new.insert(place, name);
+        }
+    }
+    if new.is_empty() {
         return Ok(0);
     }
-    let kept: BTreeSet<String> =
-        map.keys().zip(&new).filter(|(_, new)| new.is_none()).map(|(old, _)| old.clone()).collect();
+    let count = new.len();
+    let kept = map.keys().enumerate().filter(|(place, _)| !new.contains_key(place));
+    let kept: BTreeSet<String> = kept.map(|(_, name)| name.clone()).collect();
     let mut renamed = Map::new();
-    for ((old, item), new) in std::mem::take(map).into_iter().zip(new) {
-        let name = match new {
+    for (place, (old, item)) in std::mem::take(map).into_iter().enumerate() {
+        let name = match new.remove(&place) {
             None => old,
             Some(new) => {
                 let free = |n: &String| !kept.contains(n) && !renamed.contains_key(n);
