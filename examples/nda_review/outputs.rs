@@ -292,4 +292,16 @@ impl Keyring for NoKeys {
     fn verify(&self, _: &[u8], _: &Seal) -> Result<()> {
         none()
     }
+
+    fn seal_keys(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    async fn rotate_seal_key(&self) -> Result<String> {
+        none()
+    }
+
+    async fn retire_seal_key(&self, _: &str) -> Result<()> {
+        none()
+    }
 }

@@ -48,6 +48,10 @@ impl Health {
 }
 
 /// Answers for its own health. Not tenant work, so no context.
+///
+/// # Contract
+/// A fresh adapter is up, at both depths. To look changes nothing, however many look at once, or stop in the middle. An adapter whose server
+/// is gone is down, and the detail says why, without a secret.
 #[async_trait]
 pub trait HealthCheck: Send + Sync {
     /// Looks. Never longer than a few seconds; never an error: a failure is [`Status::Down`].

@@ -290,13 +290,13 @@ pub trait Journal: HealthCheck + std::fmt::Debug + Send + Sync + 'static {
     /// `NotFound`.
     async fn run(&self, tenant: &TenantId, run: RunId) -> Result<RunRecord>;
 
-    /// The steps of a run that were begun, in the order they were.
+    /// The steps of a run that were begun, in the order they were; none of a run that is not there.
     ///
     /// # Errors
     /// `Unavailable`.
     async fn steps(&self, tenant: &TenantId, run: RunId) -> Result<Vec<StepRecord>>;
 
-    /// The history from `from_seq` on.
+    /// The history from `from_seq` on; none of a run that is not there.
     ///
     /// # Errors
     /// `Unavailable`.

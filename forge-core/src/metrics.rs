@@ -77,7 +77,14 @@ impl Metric {
 /// Label values, in the order of the metric's label names. A tenant slug may be a value; an employee, request or case never.
 pub type Labels<'a> = &'a [&'a str];
 
-/// Takes measurements. Never blocks, never fails; a wrong number of labels is dropped and counted.
+/// Takes measurements. Never blocks, never fails.
+///
+/// # Contract
+/// - What does not fit is dropped and counted, and leaves no series: a wrong number of labels, a metric of another kind, a value that is no
+///   finite number, a counter that would fall, a duration below zero.
+/// - Series are apart by all their labels, the tenant's first of all. A label may hold any text: it is escaped where it is shown.
+/// - A label has no more than 10,000 different values, unless the host asks for more, and none longer than [`LABEL_MAX_SIZE`]; the rest is
+///   counted together as [`OTHER`], so that sums hold. What has a series of its own keeps it.
 pub trait Metrics: fmt::Debug + Send + Sync + 'static {
     /// Adds to a counter or a gauge.
     fn add(&self, metric: Metric, labels: Labels<'_>, amount: f64);
@@ -85,6 +92,12 @@ pub trait Metrics: fmt::Debug + Send + Sync + 'static {
     /// Puts a value into a histogram, in seconds.
     fn observe(&self, metric: Metric, labels: Labels<'_>, seconds: f64);
 }
+
+/// Stands for the values of a label that have no series of their own. No id begins with an underscore.
+pub const OTHER: &str = "_other";
+
+/// The longest value of a label, in bytes.
+pub const LABEL_MAX_SIZE: usize = 128;
 
 /// Takes measurements and drops them: for a host without telemetry.
 #[derive(Debug, Clone, Copy, Default)]

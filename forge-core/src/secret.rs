@@ -1,15 +1,16 @@
 //! Secrets: a value that does not print, a reference that may, and the two providers that configuration needs on day one.
 
 use std::collections::HashMap;
+use std::env::VarError;
 use std::fmt;
-use std::path::PathBuf;
+use std::io::{ErrorKind as Io, Read};
 use std::str::FromStr;
 
 use async_trait::async_trait;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Result, Retryability};
 
 /// A secret value: wiped on drop, no `Serialize`, `Debug` prints `***`.
 #[derive(Clone)]
@@ -91,7 +92,10 @@ impl From<SecretRef> for String {
 /// Turns references into values.
 ///
 /// # Contract
-/// The value of an unknown reference is `NotFound`; neither the error nor `Debug` of the provider holds a secret.
+/// - The current value: what was changed is fetched as changed.
+/// - `NotFound` where there is nothing, `Config` where what is there cannot be a secret: empty, not UTF-8, too large. A reference of another
+///   scheme is `InvalidInput`. Whatever the path says, nothing panics and nothing waits for ever.
+/// - An error names the reference, never a value; no `Debug` holds a secret.
 #[async_trait]
 pub trait SecretProvider: fmt::Debug + Send + Sync + 'static {
     /// The scheme that it answers for.
@@ -100,8 +104,31 @@ pub trait SecretProvider: fmt::Debug + Send + Sync + 'static {
     /// Fetches the current value.
     ///
     /// # Errors
-    /// `NotFound`, `Unavailable`, `Unauthenticated`.
+    /// `NotFound`, `Config`, `InvalidInput`, `Unavailable`, `Unauthenticated`.
     async fn fetch(&self, reference: &SecretRef) -> Result<Secret>;
+}
+
+const OPERATION: &str = "secret.fetch";
+
+/// What is wrong with a reference that a provider was given, or with what it found there.
+fn refused(kind: ErrorKind, reference: &SecretRef, why: &'static str) -> Error {
+    Error::new(kind, OPERATION, why).with("ref", reference.to_string())
+}
+
+/// A provider is asked for its own scheme only.
+fn own(provider: &dyn SecretProvider, reference: &SecretRef) -> Result<()> {
+    if reference.scheme() == provider.scheme() {
+        return Ok(());
+    }
+    Err(refused(ErrorKind::InvalidInput, reference, "the reference is for another provider"))
+}
+
+/// An empty secret is a variable that was never filled in, and would be sent as if it were one.
+fn not_empty(reference: &SecretRef, secret: Secret) -> Result<Secret> {
+    if secret.expose().is_empty() {
+        return Err(refused(ErrorKind::Config, reference, "the secret is empty; put a value there"));
+    }
+    Ok(secret)
 }
 
 /// `env:NAME`.
@@ -115,17 +142,24 @@ impl SecretProvider for EnvSecrets {
     }
 
     async fn fetch(&self, reference: &SecretRef) -> Result<Secret> {
+        own(self, reference)?;
         #[expect(clippy::disallowed_methods, reason = "reading the environment is this provider's work")]
-        std::env::var(reference.path()).map(Secret::new).map_err(|_| {
-            Error::not_found("secret.fetch", "the environment variable is not set, or not UTF-8")
-                .with("ref", reference.to_string())
-        })
+        let value = std::env::var(reference.path());
+        // the error itself holds what is not UTF-8, so it is no source
+        let value = value.map_err(|e| match e {
+            VarError::NotPresent => refused(ErrorKind::NotFound, reference, "the environment variable is not set"),
+            VarError::NotUnicode(_) => refused(ErrorKind::Config, reference, "the environment variable is not UTF-8"),
+        })?;
+        not_empty(reference, Secret::new(value))
     }
 }
 
-/// `file:PATH`; one trailing line end is dropped. At most 64 KiB.
+/// `file:PATH`, of a regular file; one trailing line end is dropped. At most 64 KiB. Warns where others may read or write the file, and
+/// reads it all the same: mounted secrets often have such a mode.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct FileSecrets;
+
+const LARGEST: u64 = 64 * 1024;
 
 #[async_trait]
 impl SecretProvider for FileSecrets {
@@ -134,25 +168,56 @@ impl SecretProvider for FileSecrets {
     }
 
     async fn fetch(&self, reference: &SecretRef) -> Result<Secret> {
-        let path = PathBuf::from(reference.path());
-        let named = |e: Error| e.with("ref", reference.to_string());
-        let read = tokio::task::spawn_blocking(move || {
-            let size = std::fs::metadata(&path)?.len();
-            if size > 64 * 1024 {
-                return Err(std::io::Error::other("larger than 64 KiB"));
-            }
-            std::fs::read_to_string(&path)
-        });
-        match read.await {
-            Ok(Ok(mut text)) => {
-                let end = text.trim_end_matches(['\n', '\r']).len();
-                text.truncate(end);
-                Ok(Secret::new(text))
-            }
-            Ok(Err(e)) => Err(named(Error::not_found("secret.fetch", "the file cannot be read").with_source(e))),
-            Err(e) => Err(named(Error::unexpected("secret.fetch", "the reader stopped").with_source(e))),
+        own(self, reference)?;
+        let of = reference.clone();
+        let read = tokio::task::spawn_blocking(move || read(&of)).await;
+        let (text, mode) = read.map_err(|e| {
+            Error::unexpected(OPERATION, "the reader stopped").with("ref", reference.to_string()).with_source(e)
+        })??;
+        if mode & 0o027 != 0 {
+            tracing::warn!(%reference, mode = format!("{mode:04o}"), "others may read or write a secret; set its mode to 0600");
         }
+        not_empty(reference, Secret::new(text))
     }
+}
+
+/// What is in the file, and the file's mode.
+fn read(reference: &SecretRef) -> Result<(String, u32)> {
+    let unread = |e: std::io::Error| {
+        let (kind, why) = match e.kind() {
+            Io::NotFound | Io::NotADirectory | Io::InvalidInput => (ErrorKind::NotFound, "there is no such file"),
+            _ => (ErrorKind::Unavailable, "the file cannot be read; check owner and mode"),
+        };
+        refused(kind, reference, why).with_retry(Retryability::Never).with_source(e)
+    };
+    let path = std::path::Path::new(reference.path());
+    // looked at before it is opened: to open a pipe is to wait for its writer
+    if !std::fs::metadata(path).map_err(unread)?.is_file() {
+        return Err(refused(ErrorKind::Config, reference, "this is not a regular file"));
+    }
+    let file = std::fs::File::open(path).map_err(unread)?;
+    let mode = file.metadata().map(|m| mode(&m)).map_err(unread)?;
+    let mut text = String::new();
+    match file.take(LARGEST + 1).read_to_string(&mut text) {
+        Err(e) if e.kind() == Io::InvalidData => return Err(refused(ErrorKind::Config, reference, "it is not UTF-8")),
+        read => read.map_err(unread)?,
+    };
+    if u64::try_from(text.len()).is_ok_and(|n| n > LARGEST) {
+        return Err(refused(ErrorKind::Config, reference, "the file is larger than 64 KiB"));
+    }
+    let end = text.strip_suffix('\n').map_or(text.as_str(), |t| t.strip_suffix('\r').unwrap_or(t)).len();
+    text.truncate(end);
+    Ok((text, mode))
+}
+
+#[cfg(unix)]
+fn mode(meta: &std::fs::Metadata) -> u32 {
+    std::os::unix::fs::PermissionsExt::mode(&meta.permissions()) & 0o7777
+}
+
+#[cfg(not(unix))]
+fn mode(_: &std::fs::Metadata) -> u32 {
+    0
 }
 
 /// Secrets that the host already holds, by name: `mem:NAME`.
@@ -175,10 +240,9 @@ impl SecretProvider for StaticSecrets {
     }
 
     async fn fetch(&self, reference: &SecretRef) -> Result<Secret> {
-        self.0
-            .get(reference.path())
-            .cloned()
-            .ok_or_else(|| Error::not_found("secret.fetch", "no such secret").with("ref", reference.to_string()))
+        own(self, reference)?;
+        let found = self.0.get(reference.path()).cloned();
+        not_empty(reference, found.ok_or_else(|| refused(ErrorKind::NotFound, reference, "no such secret"))?)
     }
 }
 
@@ -206,9 +270,7 @@ impl Secrets {
     pub async fn fetch(&self, reference: &SecretRef) -> Result<Secret> {
         let provider = self.0.iter().find(|p| p.scheme() == reference.scheme()).ok_or_else(|| {
             let known = self.0.iter().map(|p| p.scheme()).collect::<Vec<_>>().join(", ");
-            Error::new(ErrorKind::Config, "secret.fetch", "no provider for this kind of reference")
-                .with("ref", reference.to_string())
-                .with("known", known)
+            refused(ErrorKind::Config, reference, "no provider for this kind of reference").with("known", known)
         })?;
         provider.fetch(reference).await
     }

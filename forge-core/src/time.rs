@@ -83,7 +83,9 @@ impl<'de> Deserialize<'de> for Timestamp {
 /// Where time comes from.
 ///
 /// # Contract
-/// `monotonic` never goes back, whatever the wall clock does; `sleep` ends no earlier than its duration on `monotonic`.
+/// - `monotonic` never goes back, whatever the wall clock does, on no thread.
+/// - `sleep` ends no earlier than its duration on `monotonic`; one of zero ends without waiting for anything, one of any length may be
+///   asked for. A sleep that is dropped leaves nothing behind, and others go on.
 #[async_trait]
 pub trait Clock: fmt::Debug + Send + Sync + 'static {
     /// The wall clock, for records and for deadlines that cross processes.
@@ -94,7 +96,7 @@ pub trait Clock: fmt::Debug + Send + Sync + 'static {
     async fn sleep(&self, duration: Duration);
 }
 
-/// The machine's clock. Its `sleep` is tokio's, so tokio's paused time works in tests.
+/// The machine's clock. Its `sleep` is tokio's, so tokio's paused time works in tests: then `monotonic` stands still beside it.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct SystemClock;
 

@@ -97,8 +97,8 @@ async fn keys_survive_a_restart_and_rest_wrapped() {
     assert_eq!(elsewhere.verify(b"context", &seal).unwrap_err().kind(), ErrorKind::Unauthenticated);
     let wrapped = std::fs::read(dir.path().join("acme.keys")).unwrap();
     let other = tempfile::tempdir().unwrap();
-    std::fs::write(other.path().join("acme.keys"), wrapped).unwrap();
     let foreign = FileKeyring::open(other.path(), given()).await.unwrap();
+    std::fs::write(other.path().join("acme.keys"), wrapped).unwrap();
     assert_eq!(
         foreign.load(&acme).await.unwrap_err().kind(),
         ErrorKind::Corrupt,
@@ -178,11 +178,66 @@ async fn nothing_on_disk_or_in_debug_is_a_key_of_a_tenant() {
         assert!(secrets.iter().all(|s| !holds(bytes, s)), "{name}");
     }
     // blobs under the tenant's keys stay shut for whoever has the directory alone
-    let stolen =
-        FileKeyring::open(dir.path(), Some(Secret::new(data_encoding::BASE64.encode(&[8; 32])))).await.unwrap();
-    assert_eq!(stolen.load(&tenant("acme")).await.unwrap_err().kind(), ErrorKind::Corrupt);
+    let stolen = FileKeyring::open(dir.path(), Some(Secret::new(data_encoding::BASE64.encode(&[8; 32])))).await;
+    assert_eq!(stolen.unwrap_err().kind(), ErrorKind::Config, "said at opening, not at the first call of a tenant");
     let debug = format!("{k:?}");
     assert!(debug.len() < 80 && !debug.contains("7, 7") && !debug.contains("acme"), "{debug}");
+}
+
+#[tokio::test]
+async fn hosts_with_one_master_key_are_rotated_one_by_one() {
+    let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let open = |dir: &tempfile::TempDir| FileKeyring::open(dir.path().to_owned(), given());
+    let (a, b) = (open(&one).await.unwrap(), open(&two).await.unwrap());
+    let old = a.seal(b"task").unwrap();
+    b.verify(b"task", &old).unwrap();
+    let id = a.rotate_seal_key().await.unwrap();
+    let new = a.seal(b"task").unwrap();
+    assert!(new.key_id == id && id != old.key_id && a.seal_keys() == [id.as_str(), old.key_id.as_str()]);
+    b.verify(b"task", &new).unwrap();
+    assert_eq!(b.rotate_seal_key().await.unwrap(), id, "the next key is the same on every host");
+    a.retire_seal_key(&old.key_id).await.unwrap();
+    let e = open(&one).await.unwrap().verify(b"task", &old).unwrap_err();
+    assert!(e.kind() == ErrorKind::Unauthenticated && e.message().contains("retired"), "{e}");
+    b.verify(b"task", &old).unwrap();
+    let stranger = FileKeyring::open(tempfile::tempdir().unwrap().path(), None).await.unwrap();
+    assert!(stranger.verify(b"task", &new).unwrap_err().message().contains("not one of this host's"));
+}
+
+#[tokio::test]
+async fn a_rotation_that_another_process_of_the_directory_made_is_not_undone() {
+    let dir = tempfile::tempdir().unwrap();
+    let (a, b) = (keys(&dir).await, keys(&dir).await);
+    let first = a.seal_keys();
+    let second = a.rotate_seal_key().await.unwrap();
+    a.retire_seal_key(&first[0]).await.unwrap();
+    let third = b.rotate_seal_key().await.unwrap();
+    assert_eq!(b.seal_keys(), [third, second]);
+}
+
+#[tokio::test]
+async fn a_damaged_state_of_seals_is_corrupt_and_no_key_comes_back_by_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let k = keys(&dir).await;
+    let old = k.seal_keys();
+    k.rotate_seal_key().await.unwrap();
+    k.retire_seal_key(&old[0]).await.unwrap();
+    let path = dir.path().join("seal.state");
+    let whole = std::fs::read(&path).unwrap();
+    let mut flipped = whole.clone();
+    flipped[40] ^= 1;
+    for bad in [&whole[..whole.len() - 1], &[], &flipped, &std::fs::read(dir.path().join("acme.keys")).unwrap()] {
+        std::fs::write(&path, bad).unwrap();
+        assert_eq!(FileKeyring::open(dir.path(), None).await.unwrap_err().kind(), ErrorKind::Corrupt);
+        assert_eq!(k.rotate_seal_key().await.unwrap_err().kind(), ErrorKind::Corrupt, "nothing is written over it");
+    }
+    std::fs::remove_file(dir.path().join("master.key")).unwrap();
+    for t in ["acme", "globex"] {
+        std::fs::remove_file(dir.path().join(format!("{t}.keys"))).unwrap();
+    }
+    assert_eq!(FileKeyring::open(dir.path(), None).await.unwrap_err().kind(), ErrorKind::Corrupt);
+    let left: Vec<_> = files(dir.path()).into_iter().map(|f| f.0).collect();
+    assert_eq!(left, ["seal.state"], "no temporary file stays, and no new master key hides that the old one is lost");
 }
 
 #[tokio::test]

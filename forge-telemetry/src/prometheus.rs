@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
 
-use forge_core::metrics::{Labels, Metric, MetricKind, Metrics};
+use forge_core::metrics::{LABEL_MAX_SIZE, Labels, Metric, MetricKind, Metrics, OTHER};
 use forge_core::{Error, Result};
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -20,8 +20,8 @@ pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; cha
 const BUCKETS: [f64; 12] = [0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
 /// The default of [`PrometheusMetrics::with_tenant_cap`].
 const TENANTS: usize = 1000;
-/// No tenant has this name: an id never begins with an underscore.
-const OTHER: &str = "_other";
+/// The same for the values of any other label.
+const VALUES: usize = 1000;
 
 type Names = Vec<(&'static str, String)>;
 type Amounts = Counter<f64, std::sync::atomic::AtomicU64>;
@@ -43,7 +43,8 @@ pub struct PrometheusMetrics {
     registry: Registry,
     series: BTreeMap<Metric, Series>,
     dropped: Counter,
-    tenants: Mutex<BTreeSet<String>>,
+    /// The values that have series of their own, by the label's name.
+    known: Mutex<BTreeMap<&'static str, BTreeSet<String>>>,
     cap: usize,
 }
 
@@ -86,11 +87,11 @@ impl PrometheusMetrics {
             "measurements with wrong labels, of a wrong kind or without a finite value",
             dropped.clone(),
         );
-        Self { registry, series, dropped, tenants: Mutex::default(), cap: TENANTS }
+        Self { registry, series, dropped, known: Mutex::default(), cap: TENANTS }
     }
 
     /// How many tenants, the first ones seen, have series of their own; the rest is counted together as tenant `_other`. 1,000 unless
-    /// set. Beyond it the sums of the process still hold, a late tenant's do not exist.
+    /// set. Beyond it the sums of the process still hold, a late tenant's do not exist. Every other label has 1,000 values, likewise.
     #[must_use]
     pub fn with_tenant_cap(mut self, tenants: usize) -> Self {
         self.cap = tenants;
@@ -133,22 +134,18 @@ impl PrometheusMetrics {
         if names.len() != values.len() {
             return None;
         }
-        Some(
-            names
-                .iter()
-                .zip(values)
-                .map(|(n, v)| (*n, if *n == "tenant" { self.tenant(v) } else { (*v).to_owned() }))
-                .collect(),
-        )
+        Some(names.iter().zip(values).map(|(name, value)| (*name, self.bounded(name, value))).collect())
     }
 
-    /// A flood of tenants must not become a flood of series.
-    fn tenant(&self, tenant: &str) -> String {
-        let mut known = self.tenants.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.len() < self.cap && !known.contains(tenant) {
-            known.insert(tenant.to_owned());
+    /// A flood of tenants, or of names that come from outside, must not become a flood of series.
+    fn bounded(&self, name: &'static str, value: &str) -> String {
+        let cap = if name == "tenant" { self.cap } else { VALUES };
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = known.entry(name).or_default();
+        if known.len() < cap && value.len() <= LABEL_MAX_SIZE && !known.contains(value) {
+            known.insert(value.to_owned());
         }
-        if known.contains(tenant) { tenant.to_owned() } else { OTHER.to_owned() }
+        if known.contains(value) { value.to_owned() } else { OTHER.to_owned() }
     }
 }
 

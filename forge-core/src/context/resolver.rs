@@ -9,6 +9,11 @@ use super::{ExecutionContext, Principal};
 use crate::{EmployeeId, Error, Result, TenantId};
 
 /// The host's directory of employees. Machinery: it answers for the tenant of the context and no other.
+///
+/// # Contract
+/// The principal is the one who was asked for, of the context's tenant: its role there, not that of a namesake elsewhere. An employee whom
+/// only another tenant has is `NotFound`, with the same words as one whom nobody has. The context itself is not changed: who acts
+/// as the principal makes a child by [`ExecutionContext::on_behalf`], which records for whom.
 #[async_trait]
 pub trait PrincipalResolver: fmt::Debug + Send + Sync + 'static {
     /// The principal of a colleague of the context's employee.

@@ -71,8 +71,15 @@ impl SealedContext {
         if header.v != 1 {
             return refuse("the seal has a version that this build does not know");
         }
-        if header.bound != *bound {
-            return refuse("the seal belongs to another task, queue or body");
+        let SealedFor { id, name, queue, body } = &header.bound;
+        if *id != bound.id || *name != bound.name {
+            return refuse("the seal belongs to another task or run");
+        }
+        if *queue != bound.queue {
+            return refuse("the seal belongs to another queue");
+        }
+        if *body != bound.body {
+            return refuse("the seal belongs to another body");
         }
         if header.not_after <= now {
             return refuse("the seal is past its time");

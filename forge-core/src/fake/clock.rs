@@ -27,7 +27,7 @@ impl ManualClock {
     /// Moves it on and wakes the sleepers.
     pub fn advance(&self, by: Duration) {
         if let Ok(mut elapsed) = self.elapsed.lock() {
-            *elapsed += by;
+            *elapsed = elapsed.saturating_add(by);
         }
         self.moved.notify_waiters();
     }
@@ -44,7 +44,7 @@ impl Clock for ManualClock {
     }
 
     async fn sleep(&self, duration: Duration) {
-        let until = self.monotonic() + duration;
+        let until = self.monotonic().saturating_add(duration);
         loop {
             let moved = self.moved.notified();
             if self.monotonic() >= until {

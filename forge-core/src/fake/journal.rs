@@ -170,11 +170,14 @@ impl Journal for FakeJournal {
     }
 
     async fn steps(&self, tenant: &TenantId, run: RunId) -> Result<Vec<StepRecord>> {
-        self.with(tenant, run, |k| Ok(k.steps.clone()))
+        let state = self.state();
+        Ok(state.runs.get(&(tenant.clone(), run)).map(|k| k.steps.clone()).unwrap_or_default())
     }
 
     async fn events(&self, tenant: &TenantId, run: RunId, from_seq: u64) -> Result<Vec<RunEvent>> {
-        self.with(tenant, run, |k| Ok(k.events.iter().filter(|e| e.seq >= from_seq).cloned().collect()))
+        let state = self.state();
+        let events = state.runs.get(&(tenant.clone(), run)).into_iter().flat_map(|k| &k.events);
+        Ok(events.filter(|e| e.seq >= from_seq).cloned().collect())
     }
 
     async fn runs(&self, tenant: &TenantId, wanted: Option<RunState>, limit: usize) -> Result<Vec<RunRecord>> {

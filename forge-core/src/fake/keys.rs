@@ -1,20 +1,149 @@
-//! Keys that protect nothing and a redactor that knows two words.
+//! Keys that protect nothing.
 
-use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
+use data_encoding::BASE64URL_NOPAD;
 
 use crate::keyring::{Keyring, Seal};
-use crate::redact::{EntityKind, Finding, RedactOptions, Redactor, Style, Text};
 use crate::{Digest, Error, ErrorKind, Result, TenantId};
 
-/// Hashes and masks with the tenant's name for a key: separates tenants as the contract says, hides nothing.
+/// Separates tenants as the contract says, and hides nothing. Every tenant's keys are there without loading, cannot be destroyed and
+/// are the same in every instance: for tests about something else. [`StrictKeyring`] keeps the whole contract.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct FakeKeyring;
 
-fn mask(tenant: &TenantId, bytes: &[u8]) -> Vec<u8> {
-    let key = Digest::of(tenant.as_str().as_bytes());
-    bytes.iter().zip(key.as_bytes().iter().cycle()).map(|(b, k)| b ^ k).collect()
+/// A fake that keeps the whole contract: a tenant that was not loaded is a miss, a destroyed one is gone, the key of seals rotates. Hides
+/// nothing. Clones share everything.
+#[derive(Clone, Default)]
+pub struct StrictKeyring {
+    stored: Arc<Mutex<Stored>>,
+    loaded: Arc<Mutex<BTreeMap<TenantId, FakeKey>>>,
+}
+
+/// What a real keyring has on disk.
+#[derive(Default)]
+struct Stored {
+    tenants: BTreeMap<TenantId, FakeKey>,
+    /// How many tenants' keys were made: none is made twice.
+    made: u64,
+    /// How many keys of seals came after the first, and how many of the oldest are retired.
+    rotated: u64,
+    retired: u64,
+}
+
+impl StrictKeyring {
+    /// The same keys, opened again: nothing is loaded yet.
+    #[must_use]
+    pub fn reopened(&self) -> Self {
+        Self { stored: self.stored.clone(), loaded: Arc::default() }
+    }
+
+    fn key(&self, tenant: &TenantId) -> Result<FakeKey> {
+        let key = lock(&self.loaded).get(tenant).copied();
+        key.ok_or_else(|| Error::new(ErrorKind::Redaction, "keyring.keys", "the keys of the tenant are not loaded"))
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn seal_id(n: u64) -> String {
+    format!("fake-{n}")
+}
+
+fn seal_with(n: u64, bytes: &[u8]) -> Seal {
+    Seal { key_id: seal_id(n), mac: Digest::of_parts(&[b"seal", &n.to_be_bytes(), bytes]) }
+}
+
+fn forged(why: &'static str) -> Error {
+    Error::new(ErrorKind::Unauthenticated, "keyring.verify", why)
+}
+
+#[async_trait]
+impl Keyring for StrictKeyring {
+    async fn load(&self, tenant: &TenantId) -> Result<()> {
+        let mut stored = lock(&self.stored);
+        let next = FakeKey(Digest::of_parts(&[b"strict", tenant.as_str().as_bytes(), &stored.made.to_be_bytes()]));
+        let key = *stored.tenants.entry(tenant.clone()).or_insert(next);
+        stored.made += 1;
+        lock(&self.loaded).insert(tenant.clone(), key);
+        Ok(())
+    }
+
+    async fn destroy(&self, tenant: &TenantId) -> Result<()> {
+        let mut stored = lock(&self.stored);
+        stored.tenants.remove(tenant);
+        lock(&self.loaded).remove(tenant);
+        Ok(())
+    }
+
+    fn encrypt(&self, tenant: &TenantId, aad: &[u8], plain: &[u8]) -> Result<Vec<u8>> {
+        Ok(self.key(tenant)?.encrypt(aad, plain))
+    }
+
+    fn decrypt(&self, tenant: &TenantId, aad: &[u8], blob: &[u8]) -> Result<Vec<u8>> {
+        self.key(tenant)?.decrypt(aad, blob)
+    }
+
+    fn tokenize(&self, tenant: &TenantId, plain: &str) -> Result<String> {
+        Ok(self.key(tenant)?.tokenize(plain))
+    }
+
+    fn detokenize(&self, tenant: &TenantId, token: &str) -> Result<Option<String>> {
+        Ok(self.key(tenant)?.detokenize(token))
+    }
+
+    fn digest(&self, tenant: &TenantId, bytes: &[u8]) -> Result<Digest> {
+        Ok(self.key(tenant)?.digest(bytes))
+    }
+
+    fn seal(&self, bytes: &[u8]) -> Result<Seal> {
+        Ok(seal_with(lock(&self.stored).rotated, bytes))
+    }
+
+    fn verify(&self, bytes: &[u8], seal: &Seal) -> Result<()> {
+        let stored = lock(&self.stored);
+        match (0..=stored.rotated).find(|n| seal.key_id == seal_id(*n)) {
+            None => Err(forged("the seal's key is not ours")),
+            Some(n) if n < stored.retired => Err(forged("the seal's key is retired")),
+            Some(n) if *seal != seal_with(n, bytes) => Err(forged("the seal does not fit what it is on")),
+            Some(_) => Ok(()),
+        }
+    }
+
+    fn seal_keys(&self) -> Vec<String> {
+        let stored = lock(&self.stored);
+        (stored.retired..=stored.rotated).rev().map(seal_id).collect()
+    }
+
+    async fn rotate_seal_key(&self) -> Result<String> {
+        let mut stored = lock(&self.stored);
+        stored.rotated += 1;
+        Ok(seal_id(stored.rotated))
+    }
+
+    async fn retire_seal_key(&self, key_id: &str) -> Result<()> {
+        const OPERATION: &str = "keyring.retire_seal_key";
+        let mut stored = lock(&self.stored);
+        let n = (0..=stored.rotated).find(|n| key_id == seal_id(*n));
+        let n = n.ok_or_else(|| Error::not_found(OPERATION, "there is no such key"))?;
+        if n == stored.rotated {
+            return Err(Error::new(ErrorKind::Conflict, OPERATION, "this key seals; rotate first"));
+        }
+        stored.retired = stored.retired.max(n + 1);
+        Ok(())
+    }
+}
+
+impl fmt::Debug for StrictKeyring {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("StrictKeyring")
+    }
 }
 
 #[async_trait]
@@ -28,114 +157,96 @@ impl Keyring for FakeKeyring {
     }
 
     fn encrypt(&self, tenant: &TenantId, aad: &[u8], plain: &[u8]) -> Result<Vec<u8>> {
-        let mut blob = Digest::of_parts(&[tenant.as_str().as_bytes(), aad, plain]).as_bytes().to_vec();
-        blob.extend(mask(tenant, plain));
-        Ok(blob)
+        Ok(FakeKey::of(tenant).encrypt(aad, plain))
     }
 
     fn decrypt(&self, tenant: &TenantId, aad: &[u8], blob: &[u8]) -> Result<Vec<u8>> {
-        let corrupt = || Error::new(ErrorKind::Corrupt, "keyring.decrypt", "not a blob of this tenant and place");
-        let (digest, masked) = blob.split_at_checked(32).ok_or_else(corrupt)?;
-        let plain = mask(tenant, masked);
-        if digest != Digest::of_parts(&[tenant.as_str().as_bytes(), aad, &plain]).as_bytes() {
-            return Err(corrupt());
-        }
-        Ok(plain)
+        FakeKey::of(tenant).decrypt(aad, blob)
     }
 
     fn tokenize(&self, tenant: &TenantId, plain: &str) -> Result<String> {
-        let mut blob = Digest::of_parts(&[tenant.as_str().as_bytes(), plain.as_bytes()]).as_bytes().to_vec();
-        blob.truncate(8);
-        blob.extend(mask(tenant, plain.as_bytes()));
-        Ok(data_encoding::BASE64URL_NOPAD.encode(&blob))
+        Ok(FakeKey::of(tenant).tokenize(plain))
     }
 
     fn detokenize(&self, tenant: &TenantId, token: &str) -> Result<Option<String>> {
-        let plain = data_encoding::BASE64URL_NOPAD
-            .decode(token.as_bytes())
-            .ok()
-            .and_then(|blob| blob.get(8..).map(|m| mask(tenant, m)))
-            .and_then(|p| String::from_utf8(p).ok());
-        match plain {
-            Some(p) if self.tokenize(tenant, &p)? == token => Ok(Some(p)),
-            _ => Ok(None),
-        }
+        Ok(FakeKey::of(tenant).detokenize(token))
     }
 
     fn digest(&self, tenant: &TenantId, bytes: &[u8]) -> Result<Digest> {
-        Ok(Digest::of_parts(&[b"fake", tenant.as_str().as_bytes(), bytes]))
+        Ok(FakeKey::of(tenant).digest(bytes))
     }
 
     fn seal(&self, bytes: &[u8]) -> Result<Seal> {
-        Ok(Seal { key_id: "fake".into(), mac: Digest::of_parts(&[b"seal", bytes]) })
+        Ok(seal_with(0, bytes))
     }
 
     fn verify(&self, bytes: &[u8], seal: &Seal) -> Result<()> {
-        if *seal == self.seal(bytes)? {
-            return Ok(());
-        }
-        Err(Error::new(ErrorKind::Unauthenticated, "keyring.verify", "the seal is not ours"))
+        if *seal == seal_with(0, bytes) { Ok(()) } else { Err(forged("the seal is not ours")) }
+    }
+
+    fn seal_keys(&self) -> Vec<String> {
+        vec![seal_id(0)]
+    }
+
+    async fn rotate_seal_key(&self) -> Result<String> {
+        Err(Error::new(ErrorKind::Unsupported, "keyring.rotate_seal_key", "take StrictKeyring"))
+    }
+
+    async fn retire_seal_key(&self, _: &str) -> Result<()> {
+        Err(Error::new(ErrorKind::Unsupported, "keyring.retire_seal_key", "take StrictKeyring"))
     }
 }
 
-/// Finds words that contain `@` (`EMAIL`) and the word `hunter2` (`SECRET`); nothing else.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct FakeRedactor;
+/// What stands for all keys of a tenant.
+#[derive(Clone, Copy)]
+struct FakeKey(Digest);
 
-impl Redactor for FakeRedactor {
-    fn inspect(&self, text: Text<'_>) -> Result<Vec<Finding>> {
-        let mut findings = Vec::new();
-        let mut from = 0;
-        for word in text.text.split(char::is_whitespace) {
-            let kind = match word {
-                "hunter2" => Some(EntityKind::Secret),
-                w if w.len() > 2 && w.contains('@') => Some(EntityKind::Email),
-                _ => None,
-            };
-            let end = from + word.len();
-            findings.extend(kind.map(|kind| Finding { start: from, end, kind }));
-            from = end + text.text.get(end..).and_then(|t| t.chars().next()).map_or(0, char::len_utf8);
-        }
-        Ok(findings)
+impl FakeKey {
+    fn of(tenant: &TenantId) -> Self {
+        Self(Digest::of(tenant.as_str().as_bytes()))
     }
 
-    fn redact<'a>(&self, tenant: &TenantId, text: Text<'a>, options: &RedactOptions) -> Result<Cow<'a, str>> {
-        let mut out = String::new();
-        let mut from = 0;
-        for f in self.inspect(text)?.into_iter().filter(|f| options.kinds.contains(&f.kind)) {
-            out.push_str(text.text.get(from..f.start).unwrap_or_default());
-            match options.style {
-                Style::Mask => out.push_str(&format!("[{}]", f.kind)),
-                Style::Token => {
-                    let value = text.text.get(f.start..f.end).unwrap_or_default();
-                    out.push_str(&format!("[tok:{}]", FakeKeyring.tokenize(tenant, value)?));
-                }
-            }
-            from = f.end;
-        }
-        if from == 0 {
-            return Ok(Cow::Borrowed(text.text));
-        }
-        out.push_str(text.text.get(from..).unwrap_or_default());
-        Ok(Cow::Owned(out))
+    fn parts(&self, parts: &[&[u8]]) -> Digest {
+        Digest::of_parts(&[&[self.0.as_bytes().as_slice()], parts].concat())
     }
 
-    fn reveal<'a>(&self, tenant: &TenantId, text: &'a str) -> Result<Cow<'a, str>> {
-        let mut out = String::new();
-        let mut rest = text;
-        while let Some((before, after)) = rest.split_once("[tok:") {
-            let Some((token, tail)) = after.split_once(']') else { break };
-            out.push_str(before);
-            match FakeKeyring.detokenize(tenant, token)? {
-                Some(value) => out.push_str(&value),
-                None => out.push_str(&format!("[tok:{token}]")),
-            }
-            rest = tail;
-        }
-        if rest.len() == text.len() {
-            return Ok(Cow::Borrowed(text));
-        }
-        out.push_str(rest);
-        Ok(Cow::Owned(out))
+    fn mask(&self, nonce: &[u8], bytes: &[u8]) -> Vec<u8> {
+        let key = self.parts(&[b"mask", nonce]);
+        bytes.iter().zip(key.as_bytes().iter().cycle()).map(|(b, k)| b ^ k).collect()
+    }
+
+    /// Nonce, check, masked bytes.
+    fn encrypt(&self, aad: &[u8], plain: &[u8]) -> Vec<u8> {
+        static NONCE: AtomicU64 = AtomicU64::new(0);
+        let nonce = NONCE.fetch_add(1, Ordering::Relaxed).to_be_bytes();
+        let check = self.parts(&[b"body", &nonce, aad, plain]);
+        [&nonce, check.as_bytes().as_slice(), &self.mask(&nonce, plain)].concat()
+    }
+
+    fn decrypt(&self, aad: &[u8], blob: &[u8]) -> Result<Vec<u8>> {
+        let opened = || {
+            let (nonce, rest) = blob.split_first_chunk::<8>()?;
+            let (check, masked) = rest.split_first_chunk::<32>()?;
+            let plain = self.mask(nonce, masked);
+            (self.parts(&[b"body", nonce, aad, &plain]).as_bytes() == check).then_some(plain)
+        };
+        opened().ok_or_else(|| Error::new(ErrorKind::Corrupt, "keyring.decrypt", "not a blob of this tenant and place"))
+    }
+
+    /// Check, masked text.
+    fn tokenize(&self, plain: &str) -> String {
+        let check = self.parts(&[b"token", plain.as_bytes()]);
+        let (check, _) = check.as_bytes().split_at(16);
+        BASE64URL_NOPAD.encode(&[check, &self.mask(b"token", plain.as_bytes())].concat())
+    }
+
+    fn detokenize(&self, token: &str) -> Option<String> {
+        let blob = BASE64URL_NOPAD.decode(token.as_bytes()).ok()?;
+        let plain = String::from_utf8(self.mask(b"token", blob.get(16..)?)).ok()?;
+        (self.tokenize(&plain) == token).then_some(plain)
+    }
+
+    fn digest(&self, bytes: &[u8]) -> Digest {
+        self.parts(&[b"digest", bytes])
     }
 }

@@ -63,8 +63,8 @@ impl<T: HealthCheck + ?Sized> HealthCheck for Spy<T> {
 
 /// Implements a trait for its spy. The compiler sees to it that every method is listed.
 macro_rules! spy {
-    ($name:ident: $($(async $(@$a:tt)?)? fn $method:ident(&self $(, $arg:ident: $ty:ty)*) $(-> $ret:ty)?;)*) => {
-        spy!(@munch $name [] [] $({ $(async $(@$a)?)? } $method ($($arg: $ty),*) [$($ret)?];)*);
+    ($name:ident: $($(async $(@$a:tt)?)? fn $method:ident$(<$life:lifetime>)?(&self $(, $arg:ident: $ty:ty)*) $(-> $ret:ty)?;)*) => {
+        spy!(@munch $name [] [] $({ $(async $(@$a)?)? $($life)? } $method ($($arg: $ty),*) [$($ret)?];)*);
     };
     (@munch $name:ident [$($names:expr),*] [$($body:tt)*] {async} $method:ident ($($arg:ident: $ty:ty),*) [$($ret:ty)?]; $($rest:tt)*) => {
         spy!(@munch $name [$($names,)* stringify!($method)] [$($body)*
@@ -74,9 +74,9 @@ macro_rules! spy {
             }
         ] $($rest)*);
     };
-    (@munch $name:ident [$($names:expr),*] [$($body:tt)*] {} $method:ident ($($arg:ident: $ty:ty),*) [$($ret:ty)?]; $($rest:tt)*) => {
+    (@munch $name:ident [$($names:expr),*] [$($body:tt)*] {$($life:lifetime)?} $method:ident ($($arg:ident: $ty:ty),*) [$($ret:ty)?]; $($rest:tt)*) => {
         spy!(@munch $name [$($names,)* stringify!($method)] [$($body)*
-            fn $method(&self $(, $arg: $ty)*) $(-> $ret)? {
+            fn $method$(<$life>)?(&self $(, $arg: $ty)*) $(-> $ret)? {
                 self.called.note(stringify!($method));
                 self.inner.$method($($arg),*)
             }

@@ -2,8 +2,15 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod books;
+mod clock;
+mod health;
+mod keyring;
 mod kv;
+mod metrics;
 mod queue;
+mod redact;
+mod resolver;
+mod secret;
 mod stores;
 mod work;
 

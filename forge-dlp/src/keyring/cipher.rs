@@ -135,6 +135,11 @@ pub(super) fn open(key: &Key, aad: &[u8], blob: &[u8]) -> Result<Vec<u8>> {
         .map_err(|_| corrupt("the blob is damaged, or belongs to another place"))
 }
 
+/// Whether a blob says that it was made with this key, which is no proof.
+pub(super) fn is_under(key: &Key, blob: &[u8]) -> bool {
+    blob.get(..1 + KEY_ID).and_then(<[u8]>::split_first).is_some_and(|(_, id)| id == id_bytes(key))
+}
+
 fn id_bytes(key: &Key) -> [u8; KEY_ID] {
     key.mac(b"forge key id").as_bytes().first_chunk::<KEY_ID>().copied().unwrap_or_default()
 }

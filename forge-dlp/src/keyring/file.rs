@@ -7,9 +7,14 @@ use std::path::{Path, PathBuf};
 use forge_core::{Error, ErrorKind, Result, Retryability, TenantId};
 use zeroize::Zeroizing;
 
-use super::cipher::{Key, TenantKeys, open, seal_bytes};
+use super::cipher::{Key, TenantKeys, is_under, open, seal_bytes};
+use super::seals::Rotation;
 
 const MASTER: &str = "master.key";
+/// Not a tenant's: a tenant's name has no full stop.
+const SEALS: &str = "seal.state";
+/// What the state of the seals is bound to. Not a tenant's name either.
+const SEALS_PLACE: &[u8] = b"forge seal state";
 /// Larger than any key file; what is larger is none.
 const LARGEST: u64 = 4096;
 
@@ -28,9 +33,9 @@ pub(super) fn master(dir: &Path) -> Result<Key> {
     let path = dir.join(MASTER);
     let corrupt = |what| Error::new(ErrorKind::Corrupt, OPERATION, what);
     // in this order: whoever made a tenant's keys made the master key before
-    let tenants = names(dir, OPERATION)?.iter().any(|n| n.ends_with(".keys"));
+    let wrapped = names(dir, OPERATION)?.iter().any(|n| n.ends_with(".keys") || n == SEALS);
     if !path.exists() {
-        if tenants {
+        if wrapped {
             return Err(corrupt("the master key of these tenants' keys is gone; restore master.key, or pass the key"));
         }
         publish(dir, MASTER, Key::random()?.to_base64().as_bytes(), OPERATION)?;
@@ -41,6 +46,50 @@ pub(super) fn master(dir: &Path) -> Result<Key> {
     let bytes = contents(file).map_err(unread)?;
     let key = std::str::from_utf8(&bytes).ok().and_then(Key::from_base64);
     key.ok_or_else(|| corrupt("the file of the master key is damaged; restore it from a backup"))
+}
+
+/// Refuses a master key that opens no tenant's keys of this directory: said at the start, not at the first call of a tenant.
+pub(super) fn fits(dir: &Path, master: &Key) -> Result<()> {
+    const OPERATION: &str = "keyring.open";
+    let mut others = 0;
+    for name in names(dir, OPERATION)?.iter().filter(|n| n.ends_with(".keys")) {
+        let read = File::open(dir.join(name)).and_then(contents);
+        let blob = match read {
+            // erased by another process between the two looks
+            Err(e) if e.kind() == Io::NotFound => continue,
+            read => read.map_err(|e| failed(OPERATION, "the tenants' keys cannot be read", e))?,
+        };
+        if is_under(master, &blob) {
+            return Ok(());
+        }
+        others += 1;
+    }
+    if others == 0 {
+        return Ok(());
+    }
+    let what = "no tenant's keys here are wrapped by this master key; give the one that they were made with";
+    Err(Error::new(ErrorKind::Config, OPERATION, what).with("tenants", others.to_string()))
+}
+
+/// How far the key of seals was rotated.
+pub(super) fn rotation(dir: &Path, master: &Key) -> Result<Rotation> {
+    const OPERATION: &str = "keyring.open";
+    let blob = match File::open(dir.join(SEALS)).and_then(contents) {
+        Err(e) if e.kind() == Io::NotFound => return Ok(Rotation::default()),
+        read => read.map_err(|e| failed(OPERATION, "the state of the seals cannot be read", e))?,
+    };
+    let corrupt = || {
+        let what = "seal.state is damaged or wrapped by another master key; restore it from a backup";
+        Error::new(ErrorKind::Corrupt, OPERATION, what)
+    };
+    let plain = open(master, SEALS_PLACE, &blob).map_err(|e| corrupt().with_source(e))?;
+    Rotation::from_bytes(&plain).ok_or_else(corrupt)
+}
+
+/// Wrapped as keys are, so that a damaged file or another host's is told from a true one.
+pub(super) fn keep_rotation(dir: &Path, master: &Key, rotation: Rotation) -> Result<()> {
+    let blob = seal_bytes(master, SEALS_PLACE, &rotation.to_bytes())?;
+    place(dir, SEALS, &blob, "keyring.rotate_seal_key", |from, to| std::fs::rename(from, to))
 }
 
 /// A tenant's keys, made if there are none. Of two processes that make them at once, one wins and both use its keys.
@@ -88,17 +137,27 @@ fn temporary_prefix(name: &str) -> String {
     format!("{name}.tmp-")
 }
 
-/// Writes a file that is not there yet: a temporary one, synced, then linked under its name. Where another process was
-/// faster, its file stays.
+/// Writes a file that is not there yet. Where another process was faster, its file stays.
 fn publish(dir: &Path, name: &str, contents: &[u8], operation: &'static str) -> Result<()> {
+    place(dir, name, contents, operation, |from, to| match std::fs::hard_link(from, to) {
+        Err(e) if e.kind() != Io::AlreadyExists => Err(e),
+        _ => std::fs::remove_file(from),
+    })
+}
+
+/// Writes a temporary file, synced, and puts it under its name; of a failure nothing stays.
+fn place(
+    dir: &Path,
+    name: &str,
+    contents: &[u8],
+    operation: &'static str,
+    put: impl FnOnce(&Path, &Path) -> std::io::Result<()>,
+) -> Result<()> {
     let write = || -> std::io::Result<()> {
         let temporary = dir.join(format!("{}{:016x}", temporary_prefix(name), getrandom::u64()?));
-        let linked = write_new(&temporary, contents).and_then(|()| std::fs::hard_link(&temporary, dir.join(name)));
-        let removed = std::fs::remove_file(&temporary);
-        match linked {
-            Err(e) if e.kind() != Io::AlreadyExists => Err(e),
-            _ => removed,
-        }
+        let written = write_new(&temporary, contents).and_then(|()| put(&temporary, &dir.join(name)));
+        // the first failure is the one to tell
+        written.inspect_err(|_| drop(std::fs::remove_file(&temporary)))
     };
     write().map_err(|e| failed(operation, "a key file cannot be written; check owner, mode and space", e))?;
     sync_dir(dir, operation)

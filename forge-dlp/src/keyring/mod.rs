@@ -2,15 +2,16 @@
 //!
 //! `<dir>/master.key` holds 32 bytes in base64, mode 0600. `<dir>/<tenant>.keys` holds the tenant's data keys, sealed by
 //! XChaCha20-Poly1305 under the master key with the tenant's name as associated data. Deleting a tenant's file erases, for good,
-//! everything that was encrypted or tokenised for it.
+//! everything that was encrypted or tokenised for it. `<dir>/seal.state` is there once the key of seals was rotated.
 
 mod cipher;
 mod file;
+mod seals;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use async_trait::async_trait;
 use forge_core::keyring::{Keyring, Seal};
@@ -18,21 +19,25 @@ use forge_core::secret::Secret;
 use forge_core::{Digest, Error, ErrorKind, Result, TenantId};
 
 use cipher::{Key, TenantKeys, open, seal_bytes};
+use seals::{Rotation, SealKeys};
 
 /// Keys in files, for one host. Cheap to clone: clones share one snapshot.
 ///
-/// Processes may share a directory: of two that make a tenant's keys at once, both use the same. `destroy` reaches the snapshot
-/// of its own process; another process forgets the tenant when it ends, so erasure stops or restarts the others.
+/// Processes may share a directory: of two that make a tenant's keys at once, both use the same. `destroy` and `retire_seal_key` reach the
+/// snapshot of their own process; another forgets when it ends, so erasure stops or restarts the others.
+///
+/// The key of seals follows from the master key and a number. Hosts with one master key accept each other's seals while they are
+/// rotated one by one, up to eight rotations apart; each keeps its own number, and retires for itself.
 #[derive(Clone)]
 pub struct FileKeyring(Arc<Inner>);
 
 struct Inner {
     dir: PathBuf,
     master: Key,
-    seal_key: Key,
-    seal_id: String,
-    /// Held while files are read, made or deleted, so that a load that began before a destruction does not undo it.
-    files: Mutex<()>,
+    seals: RwLock<Arc<SealKeys>>,
+    /// Held while files are read, made or deleted. It is fair: what began earlier is done earlier, also when its future was dropped,
+    /// so that no load undoes a destruction and no forgotten destruction comes after a load.
+    files: Arc<tokio::sync::Mutex<()>>,
     tenants: RwLock<BTreeMap<TenantId, Arc<TenantKeys>>>,
 }
 
@@ -41,8 +46,9 @@ impl FileKeyring {
     /// bytes), or the directory's own, made at the first start.
     ///
     /// # Errors
-    /// `Config` if the given key is not 32 bytes of base64, or if others may read the directory's own; `Corrupt` if that one is
-    /// damaged, or gone while tenants' keys are there; `Unavailable` if the directory cannot be read or written.
+    /// `Config` if the given key is not 32 bytes of base64 or not the one that the keys here are wrapped by, or if others may read the
+    /// directory's own; `Corrupt` if that one is damaged, or gone while tenants' keys are there; `Unavailable` if the directory
+    /// cannot be read or written.
     pub async fn open(dir: impl AsRef<Path>, master: Option<Secret>) -> Result<Self> {
         let dir = dir.as_ref().to_owned();
         blocking("keyring.open", move || {
@@ -53,12 +59,25 @@ impl FileKeyring {
                 })?,
                 None => file::master(&dir)?,
             };
-            let seal_key = master.derived(b"forge context seal v1");
-            let seal_id = seal_key.id();
-            let (files, tenants) = (Mutex::default(), RwLock::default());
-            Ok(Self(Arc::new(Inner { dir, master, seal_key, seal_id, files, tenants })))
+            file::fits(&dir, &master)?;
+            let seals = RwLock::new(Arc::new(SealKeys::new(&master, file::rotation(&dir, &master)?)));
+            let (files, tenants) = (Arc::default(), RwLock::default());
+            Ok(Self(Arc::new(Inner { dir, master, seals, files, tenants })))
         })
         .await
+    }
+
+    async fn in_turn<T: Send + 'static>(
+        &self,
+        operation: &'static str,
+        work: impl FnOnce() -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let files = self.0.files.clone().lock_owned().await;
+        let held = move || {
+            let _files = files;
+            work()
+        };
+        blocking(operation, held).await
     }
 
     fn keys(&self, tenant: &TenantId) -> Result<Arc<TenantKeys>> {
@@ -79,7 +98,6 @@ impl Inner {
     }
 
     fn load(&self, tenant: TenantId) -> Result<()> {
-        let _files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
         if self.loaded(&tenant).is_none() {
             let keys = Arc::new(file::tenant(&self.dir, &self.master, &tenant)?);
             self.tenants.write().unwrap_or_else(PoisonError::into_inner).insert(tenant, keys);
@@ -88,14 +106,29 @@ impl Inner {
     }
 
     fn destroy(&self, tenant: &TenantId) -> Result<()> {
-        let _files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
         file::erase(&self.dir, tenant)?;
         self.tenants.write().unwrap_or_else(PoisonError::into_inner).remove(tenant);
         Ok(())
     }
+
+    fn seals(&self) -> Arc<SealKeys> {
+        self.seals.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Writes a rotation down, then goes by it; returns the id of the key that seals.
+    fn turn(&self, next: impl FnOnce(&SealKeys, Rotation) -> Result<Rotation>) -> Result<String> {
+        // another process of this directory may have come further
+        let known = file::rotation(&self.dir, &self.master)?;
+        let rotation = next(&SealKeys::new(&self.master, known), known)?;
+        file::keep_rotation(&self.dir, &self.master, rotation)?;
+        let seals = Arc::new(SealKeys::new(&self.master, rotation));
+        let id = seals.id().to_owned();
+        *self.seals.write().unwrap_or_else(PoisonError::into_inner) = seals;
+        Ok(id)
+    }
 }
 
-/// `load` and `destroy` work on a blocking thread to their end, also when their future is dropped.
+/// What is async works on a blocking thread to its end, also when its future is dropped after it began.
 #[async_trait]
 impl Keyring for FileKeyring {
     async fn load(&self, tenant: &TenantId) -> Result<()> {
@@ -103,12 +136,12 @@ impl Keyring for FileKeyring {
             return Ok(());
         }
         let (inner, tenant) = (self.0.clone(), tenant.clone());
-        blocking("keyring.load", move || inner.load(tenant)).await
+        self.in_turn("keyring.load", move || inner.load(tenant)).await
     }
 
     async fn destroy(&self, tenant: &TenantId) -> Result<()> {
         let (inner, tenant) = (self.0.clone(), tenant.clone());
-        blocking("keyring.destroy", move || inner.destroy(&tenant)).await
+        self.in_turn("keyring.destroy", move || inner.destroy(&tenant)).await
     }
 
     fn encrypt(&self, tenant: &TenantId, aad: &[u8], plain: &[u8]) -> Result<Vec<u8>> {
@@ -134,14 +167,27 @@ impl Keyring for FileKeyring {
     }
 
     fn seal(&self, bytes: &[u8]) -> Result<Seal> {
-        Ok(Seal { key_id: self.0.seal_id.clone(), mac: self.0.seal_key.mac(bytes) })
+        self.0.seals().seal(bytes)
     }
 
     fn verify(&self, bytes: &[u8], seal: &Seal) -> Result<()> {
-        if seal.key_id == self.0.seal_id && self.0.seal_key.mac_is(bytes, &seal.mac) {
-            return Ok(());
-        }
-        Err(Error::new(ErrorKind::Unauthenticated, "keyring.verify", "the seal is not this host's"))
+        self.0.seals().verify(bytes, seal)
+    }
+
+    fn seal_keys(&self) -> Vec<String> {
+        self.0.seals().ids()
+    }
+
+    async fn rotate_seal_key(&self) -> Result<String> {
+        let inner = self.0.clone();
+        let next = |_: &SealKeys, r: Rotation| Ok(Rotation { current: r.current.saturating_add(1), ..r });
+        self.in_turn("keyring.rotate_seal_key", move || inner.turn(next)).await
+    }
+
+    async fn retire_seal_key(&self, key_id: &str) -> Result<()> {
+        let (inner, key_id) = (self.0.clone(), key_id.to_owned());
+        let retired = move || inner.turn(|seals, _| seals.retiring(&key_id));
+        self.in_turn("keyring.retire_seal_key", retired).await.map(|_| ())
     }
 }
 
@@ -163,6 +209,23 @@ async fn blocking<T: Send + 'static>(
 
 impl fmt::Debug for FileKeyring {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("FileKeyring").field("seal_key", &self.0.seal_id).finish_non_exhaustive()
+        f.debug_struct("FileKeyring").field("seal_key", &self.0.seals().id()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_key_that_was_copied_by_mistake_opens_nothing_of_another_tenant() {
+        let dir = tempfile::tempdir().unwrap();
+        let keys = FileKeyring::open(dir.path(), None).await.unwrap();
+        let (acme, globex) = (TenantId::parse("acme").unwrap(), TenantId::parse("globex").unwrap());
+        keys.load(&acme).await.unwrap();
+        let copied = keys.0.loaded(&acme).unwrap();
+        keys.0.tenants.write().unwrap().insert(globex.clone(), copied);
+        let blob = keys.encrypt(&acme, b"place", b"x").unwrap();
+        assert_eq!(keys.decrypt(&globex, b"place", &blob).unwrap_err().kind(), ErrorKind::Corrupt);
     }
 }
