@@ -39,9 +39,23 @@ tests() {
 }
 
 examples() {
-    cargo run --quiet --example hello
+    local example
+    for example in hello tenant_isolation policy_denies redact_before_model custom_backend mock_adapter axum_host; do
+        echo "-- $example"
+        cargo run --quiet --all-features --example "$example"
+    done
     rm -rf target/example-nda
-    cargo run --quiet --example nda_review -- --out target/example-nda
+    cargo run --quiet --all-features --example nda_review -- --out target/example-nda
+}
+
+# a crate outside the workspace: without features, with each, and its tests, which mock an adapter
+downstream() {
+    local feature
+    export CARGO_TARGET_DIR=$PWD/target
+    for feature in "" testing mock; do
+        cargo check --quiet --locked --manifest-path tests/downstream/Cargo.toml --features "$feature"
+    done
+    cargo test --locked --manifest-path tests/downstream/Cargo.toml --features mock
 }
 
 docs() {
@@ -59,4 +73,5 @@ part "docs" docs
 part "licences, bans, sources" "$deny" --all-features check bans licenses sources
 part "examples" examples
 part "tests" tests
+part "a crate that depends on it" downstream
 printf '\nall of it passed in %d s\n' $((SECONDS - began))

@@ -3,14 +3,12 @@
 use std::fmt;
 use std::sync::Arc;
 
-use forge_core::blob::BlobStore;
 use forge_core::embed::Embedder;
 use forge_core::guard::{Guard, GuardParts, Guarded, Models, ToolSet, Tools};
-use forge_core::journal::Journal;
-use forge_core::kv::KeyValue;
 use forge_core::metrics::Metrics;
 use forge_core::model::LanguageModel;
-use forge_core::queue::{TaskHandler, TaskQueue};
+use forge_core::policy::PolicyEngine;
+use forge_core::queue::TaskHandler;
 use forge_core::route::ModelRouter;
 use forge_core::secret::{SecretProvider, Secrets};
 use forge_core::tool::{Probe, Tool, ToolEnv};
@@ -25,7 +23,7 @@ use forge_queue::worker::{Worker, WorkerParts};
 use forge_queue::workflow::{Engine, EngineParts, Limits, Observer, Workflow};
 use serde_json::Value;
 
-use crate::embedded::{self, Embedded};
+use crate::embedded::{self, Stores};
 use crate::forge::Parts;
 use crate::{BuildError, Config, Forge};
 
@@ -201,11 +199,9 @@ impl ForgeBuilder {
     /// # Errors
     /// Every problem of configuration, policies, tools and workflows at once; or what could not be opened.
     pub async fn build(mut self) -> Result<Forge, BuildError> {
-        let mut problems = std::mem::take(&mut self.problems);
+        let mut problems = self.take_problems();
         problems.extend(self.config.problems());
-        problems.extend(self.tools.problems());
-        problems.extend(Engine::problems(&self.workflows, &|tool| self.tools.contains(tool)));
-        let handlers = named(std::mem::take(&mut self.handlers), &mut problems);
+        let handlers = named(self.take_handlers(), &mut problems);
         let policy = forge_policy::RegorusEngine::load(self.policies.clone(), self.clock.clone()).await;
         let policy = policy.map_err(|e| problems.push(e)).ok();
         let store =
@@ -213,20 +209,35 @@ impl ForgeBuilder {
         let (Some(policy), Some(store), true) = (policy, store, problems.is_empty()) else {
             return Err(BuildError::new(problems));
         };
-        let pricing = match self.pricing.take() {
+        let pricing = match self.take_pricing() {
             Some(pricing) => pricing,
             None => Arc::new(forge_metering::PriceBook::example()?),
         };
         let forge = self.assemble(store, Arc::new(policy), pricing, handlers)?;
-        healthy(&forge).await?;
-        forge.parts().engine.resume().await?;
-        Ok(forge)
+        begin(forge).await
     }
 
-    fn assemble(
+    /// What is wrong with tools and workflows, and what was noted so far.
+    pub(crate) fn take_problems(&mut self) -> Vec<Error> {
+        let mut problems = std::mem::take(&mut self.problems);
+        problems.extend(self.tools.problems());
+        problems.extend(Engine::problems(&self.workflows, &|tool| self.tools.contains(tool)));
+        problems
+    }
+
+    pub(crate) fn take_handlers(&mut self) -> Vec<(String, Arc<dyn TaskHandler>)> {
+        std::mem::take(&mut self.handlers)
+    }
+
+    pub(crate) fn take_pricing(&mut self) -> Option<Arc<dyn Pricing>> {
+        self.pricing.take()
+    }
+
+    /// Puts everything together; the worker serves when it returns.
+    pub(crate) fn assemble(
         self,
-        store: Embedded,
-        policy: Arc<forge_policy::RegorusEngine>,
+        store: Stores,
+        policy: Arc<dyn PolicyEngine>,
         pricing: Arc<dyn Pricing>,
         handlers: Vec<(Slug, Arc<dyn TaskHandler>)>,
     ) -> Result<Forge, BuildError> {
@@ -234,7 +245,7 @@ impl ForgeBuilder {
         let metrics = self.metrics.unwrap_or_else(|| Arc::new(forge_core::metrics::NoMetrics));
         let guard = Guard::new(GuardParts {
             policy: policy.clone(),
-            approvals: store.queue.clone(),
+            approvals: store.approvals.clone(),
             redactor: store.redactor.clone(),
             keyring: store.keyring.clone(),
             quota: store.quota.clone(),
@@ -244,13 +255,11 @@ impl ForgeBuilder {
             metrics: metrics.clone(),
             clock: clock.clone(),
         });
-        let blobs: Arc<dyn BlobStore> = store.blobs.clone();
-        let blobs = Guarded::new(blobs, guard.clone());
+        let blobs = Guarded::new(store.blobs.clone(), guard.clone());
         let vectors = Guarded::new(self.vectors.unwrap_or(store.vectors), guard.clone());
         let embedder =
             Guarded::new(self.embedder.unwrap_or_else(|| Arc::new(forge_memory::HashEmbedder)), guard.clone());
-        let key_values: Arc<dyn KeyValue> = store.queue.clone();
-        let key_values = Guarded::new(key_values, guard.clone());
+        let key_values = Guarded::new(store.key_values, guard.clone());
         let preferences = forge_memory::StandardRouter::new(Arc::new(key_values.clone()));
         let mut models = self.models;
         if models.is_empty() {
@@ -272,12 +281,12 @@ impl ForgeBuilder {
         limits.running = std::time::Duration::from_secs(self.config.queue.workflow_running_s);
         let engine = Engine::new(
             EngineParts {
-                journal: store.queue.clone(),
+                journal: store.journal.clone(),
                 queue: store.queue.clone(),
                 tools: tools.clone(),
                 models: models.clone(),
                 guard: guard.clone(),
-                approvals: store.queue.clone(),
+                approvals: store.approvals.clone(),
                 ledger: store.ledger.clone(),
                 audit: store.audit.clone(),
                 keyring: store.keyring.clone(),
@@ -292,7 +301,7 @@ impl ForgeBuilder {
         );
         let engine = engine.map_err(BuildError::new)?;
         let mut worker = Worker::new(WorkerParts {
-            broker: store.queue.clone(),
+            broker: store.broker,
             guard: guard.clone(),
             redactor: store.redactor.clone(),
             keyring: store.keyring,
@@ -309,10 +318,8 @@ impl ForgeBuilder {
             let worker = worker.clone();
             async move { worker.run().await }
         });
-        let queue: Arc<dyn TaskQueue> = store.queue.clone();
-        let journal: Arc<dyn Journal> = store.queue.clone();
         let checks: Vec<(&'static str, Arc<dyn HealthCheck>)> = vec![
-            ("queue", journal),
+            ("queue", store.journal),
             ("ledger", store.ledger.clone()),
             ("quota", store.quota),
             ("audit", store.audit.clone()),
@@ -331,20 +338,21 @@ impl ForgeBuilder {
             serving: std::sync::Mutex::new(Some(serving)),
             models,
             preferences,
-            queue: Guarded::new(queue, guard),
+            queue: Guarded::new(store.queue, guard),
             key_values,
             blobs,
             memory,
-            approvals: store.queue,
+            approvals: store.approvals,
             ledger: store.ledger,
             audit: store.audit,
+            exporter: store.exporter,
             redactor: store.redactor,
             checks,
         }))
     }
 }
 
-fn named(
+pub(crate) fn named(
     handlers: Vec<(String, Arc<dyn TaskHandler>)>,
     problems: &mut Vec<Error>,
 ) -> Vec<(Slug, Arc<dyn TaskHandler>)> {
@@ -356,6 +364,20 @@ fn named(
         }
     }
     named
+}
+
+/// Goes on with what a crash left, if everything is well.
+pub(crate) async fn begin(forge: Forge) -> Result<Forge, BuildError> {
+    let begun = async {
+        healthy(&forge).await?;
+        forge.parts().engine.resume().await.map_err(BuildError::from)
+    };
+    if let Err(e) = begun.await {
+        // the worker serves already
+        let _ = forge.shutdown(std::time::Duration::ZERO).await;
+        return Err(e);
+    }
+    Ok(forge)
 }
 
 /// A host that cannot do its work does not start.

@@ -3,7 +3,16 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use forge_core::approvals::Approvals;
+use forge_core::audit::AuditLog;
+use forge_core::blob::BlobStore;
+use forge_core::journal::Journal;
+use forge_core::keyring::Keyring;
+use forge_core::kv::KeyValue;
+use forge_core::queue::{Broker, TaskQueue};
+use forge_core::redact::Redactor;
 use forge_core::secret::Secrets;
+use forge_core::usage::{Quota, UsageLedger};
 use forge_core::vector::VectorStore;
 use forge_core::{Clock, Error, ErrorKind, Result, RunId};
 use forge_dlp::{FileKeyring, StandardRedactor};
@@ -15,20 +24,27 @@ use forge_queue::sqlite::SqliteStore;
 
 use crate::Config;
 
-pub(crate) struct Embedded {
-    pub(crate) keyring: Arc<FileKeyring>,
-    pub(crate) redactor: Arc<StandardRedactor>,
-    pub(crate) queue: Arc<SqliteStore>,
-    pub(crate) blobs: Arc<FileBlobs>,
+/// Where a host keeps everything.
+pub(crate) struct Stores {
+    pub(crate) keyring: Arc<dyn Keyring>,
+    pub(crate) redactor: Arc<dyn Redactor>,
+    pub(crate) queue: Arc<dyn TaskQueue>,
+    pub(crate) broker: Arc<dyn Broker>,
+    pub(crate) journal: Arc<dyn Journal>,
+    pub(crate) approvals: Arc<dyn Approvals>,
+    pub(crate) key_values: Arc<dyn KeyValue>,
+    pub(crate) blobs: Arc<dyn BlobStore>,
     pub(crate) vectors: Arc<dyn VectorStore>,
-    pub(crate) ledger: Arc<SqliteLedger>,
-    pub(crate) quota: Arc<SqliteQuota>,
-    pub(crate) audit: Arc<SqliteAudit>,
-    /// Names this directory in claims: who opens it again is the same owner.
+    pub(crate) ledger: Arc<dyn UsageLedger>,
+    pub(crate) quota: Arc<dyn Quota>,
+    pub(crate) audit: Arc<dyn AuditLog>,
+    /// The same, where its chain can be written to a file.
+    pub(crate) exporter: Option<Arc<SqliteAudit>>,
+    /// Names these stores in claims: who opens them again is the same owner.
     pub(crate) owner: String,
 }
 
-pub(crate) async fn open(config: &Config, secrets: &Secrets, clock: Arc<dyn Clock>) -> Result<Embedded> {
+pub(crate) async fn open(config: &Config, secrets: &Secrets, clock: Arc<dyn Clock>) -> Result<Stores> {
     let dir = &config.data_dir;
     let master = match &config.master_key {
         Some(reference) => Some(secrets.fetch(reference).await?),
@@ -38,12 +54,19 @@ pub(crate) async fn open(config: &Config, secrets: &Secrets, clock: Arc<dyn Cloc
     let ledger = Arc::new(SqliteLedger::open(dir).await?);
     let keyring = Arc::new(FileKeyring::open(dir.join("keys"), master).await?);
     let redactor = Arc::new(StandardRedactor::new(keyring.clone()));
-    Ok(Embedded {
-        queue: Arc::new(SqliteStore::open(config.queue_path(), clock.clone(), keyring.clone()).await?),
+    let queue = Arc::new(SqliteStore::open(config.queue_path(), clock.clone(), keyring.clone()).await?);
+    let audit = Arc::new(SqliteAudit::open(dir.join("audit"))?);
+    Ok(Stores {
+        queue: queue.clone(),
+        broker: queue.clone(),
+        journal: queue.clone(),
+        approvals: queue.clone(),
+        key_values: queue,
         blobs: Arc::new(FileBlobs::open(dir.join("blobs"), keyring.clone(), clock.clone()).await?),
         vectors: Arc::new(EmbeddedVectors::new(dir.join("memory")).with_redactor(redactor.clone())),
         quota: Arc::new(SqliteQuota::open(dir, config.quota.clone(), clock.clone()).await?),
-        audit: Arc::new(SqliteAudit::open(dir.join("audit"))?),
+        audit: audit.clone(),
+        exporter: Some(audit),
         owner: owner(dir, clock.as_ref())?,
         ledger,
         keyring,

@@ -41,7 +41,8 @@ pub(crate) struct Parts {
     pub(crate) memory: Memory,
     pub(crate) approvals: Arc<dyn Approvals>,
     pub(crate) ledger: Arc<dyn UsageLedger>,
-    pub(crate) audit: Arc<SqliteAudit>,
+    pub(crate) audit: Arc<dyn AuditLog>,
+    pub(crate) exporter: Option<Arc<SqliteAudit>>,
     pub(crate) redactor: Arc<dyn Redactor>,
     pub(crate) checks: Vec<(&'static str, Arc<dyn HealthCheck>)>,
 }

@@ -7,6 +7,8 @@ mod embedded;
 mod forge;
 mod problems;
 mod scope;
+#[cfg(feature = "testing")]
+pub mod testing;
 
 pub use builder::{ForgeBuilder, Policies};
 pub use config::Config;

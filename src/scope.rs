@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use forge_core::approvals::{Answer, Approval};
-use forge_core::audit::{AuditLog, AuditRow, ChainReport};
+use forge_core::audit::{AuditRow, ChainReport};
 use forge_core::guard::{Access, CallOptions};
 use forge_core::model::{Completion, CompletionRequest};
 use forge_core::policy::Obligations;
@@ -12,7 +12,7 @@ use forge_core::redact::{RedactOptions, RedactorExt};
 use forge_core::tool::{Effect, ToolOutput};
 use forge_core::usage::{UsageEvent, UsageQuery, UsageTotals};
 use forge_core::vector::Hit;
-use forge_core::{ApprovalId, Digest, ExecutionContext, Namespace, Result, TaskId, TenantId};
+use forge_core::{ApprovalId, Digest, Error, ErrorKind, ExecutionContext, Namespace, Result, TaskId, TenantId};
 use forge_memory::Passage;
 use forge_queue::workflow::{FailedRun, RunHandle, RunRef};
 use serde::Serialize;
@@ -235,7 +235,10 @@ impl Scope<'_> {
         self.read("audit.read", "audit", owner).await?;
         let audit = &self.forge.parts().audit;
         audit.flush(Some(owner)).await?;
-        audit.export_jsonl(&self.ctx, path).await
+        let exporter = self.forge.parts().exporter.as_ref().ok_or_else(|| {
+            Error::new(ErrorKind::Config, "audit.export", "this host's audit log cannot be written to a file")
+        })?;
+        exporter.export_jsonl(&self.ctx, path).await
     }
 
     fn access<'b>(&self, action: &'static str, resource: &'b str, owner: &'b TenantId, effect: Effect) -> Access<'b> {

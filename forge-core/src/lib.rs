@@ -17,6 +17,7 @@
 //!
 //! # Features
 //! `testing`: in-memory [`fake`]s, a manual clock and the conformance suites. A fail-open fake has no place in a production build.
+//! `mock`: a [mock](mod@mock) of every adapter trait, by mockall.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
@@ -35,6 +36,8 @@ pub mod journal;
 pub mod keyring;
 pub mod kv;
 pub mod metrics;
+#[cfg(feature = "mock")]
+pub mod mock;
 pub mod model;
 mod money;
 mod namespace;

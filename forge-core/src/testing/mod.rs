@@ -21,6 +21,7 @@
 
 #![expect(
     clippy::expect_used,
+    clippy::panic,
     clippy::unwrap_used,
     clippy::future_not_send,
     reason = "a suite says what failed by panicking, as a test does; a test's closure need not be `Send`"

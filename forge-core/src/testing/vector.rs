@@ -133,7 +133,7 @@ async fn finds_by_words(f: &Fixture<dyn VectorStore>) {
     assert_eq!(ids(&hits), ["a"], "capability: `words` finds by words");
     for hostile in HOSTILE.iter().chain(&["\"", "NEAR(", "a* OR b", "^", "title:x", "-", "()"]) {
         let outcome = asked(hostile).await;
-        let fine = matches!(&outcome, Ok(_)) || kind(outcome) == Some(ErrorKind::InvalidInput);
+        let fine = outcome.is_ok() || kind(outcome) == Some(ErrorKind::InvalidInput);
         assert!(fine, "hostile ids: a question is only words: {hostile:?}");
     }
     let both = SearchRequest::hybrid("returned", at(0.0));
