@@ -20,10 +20,11 @@ use forge::core::testing::{Fixture, key_value};
 use forge::core::{Clock, Depth, Health, HealthCheck, Namespace, Timestamp};
 use forge::prelude::*;
 
+type Rows = HashMap<(Namespace, String), (Entry, Option<Timestamp>)>;
 /// Values in a map, each with its version and its end. The namespace holds the tenant, so it is part of the key.
 #[derive(Debug)]
 struct MapStore {
-    rows: Mutex<(u64, HashMap<(Namespace, String), (Entry, Option<Timestamp>)>)>,
+    rows: Mutex<(u64, Rows)>,
     clock: Arc<dyn Clock>,
 }
 
@@ -56,9 +57,8 @@ impl KeyValue for MapStore {
         options: PutOptions,
     ) -> Result<u64> {
         same_tenant("map.put", ctx, namespace)?;
-        if !(1..=512).contains(&key.len()) {
-            return Err(Error::invalid("map.put", "a key has 1 to 512 bytes"));
-        }
+        let fits = (1..=512).contains(&key.len()).then_some(());
+        fits.ok_or_else(|| Error::invalid("map.put", "a key has 1 to 512 bytes"))?;
         let mut rows = self.rows.lock().expect("nobody panicked");
         let place = (namespace.clone(), key.to_owned());
         let old = self.live(rows.1.get(&place)).map(|e| e.version);
