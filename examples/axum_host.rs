@@ -27,7 +27,7 @@ impl Tool for Weather {
     }
 
     async fn call(&self, _: &ExecutionContext, call: ToolCall) -> Result<ToolOutput> {
-        Ok(json!({ "city": call.args::<Value>()?["city"], "sky": "clear" }).into())
+        Ok(json!({ "city": call.args::<Value>()?.get("city"), "sky": "clear" }).into())
     }
 }
 
