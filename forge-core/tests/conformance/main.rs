@@ -1,5 +1,5 @@
 //! The fakes keep the contracts of the real backends: every suite runs on them, and each suite finds one that does not.
-#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests")]
 
 mod books;
 mod clock;
