@@ -76,6 +76,103 @@ fn killed_after_each_step_it_goes_on_and_posts_one_message() {
     println!("{ledger}");
 }
 
+/// `FORGE_SOAK_ROUNDS` (20) and `FORGE_SOAK_SEED` (1): `scripts/soak.sh` sets them.
+fn of_environment(name: &str, default: u64) -> u64 {
+    #[expect(clippy::disallowed_methods, reason = "how long to soak is the caller's to say")]
+    let said = std::env::var(name);
+    said.map_or(default, |v| v.parse().unwrap_or_else(|_| panic!("{name} is a whole number")))
+}
+
+/// What one round of random kills left.
+struct Round {
+    kills: usize,
+    messages: usize,
+    passed: bool,
+}
+
+/// Kills the program up to three times, each at a moment that the seed says, then lets it end.
+fn round(seed: u64, keys: &Path) -> Round {
+    let dir = tempfile::tempdir().unwrap();
+    let own = dir.path().join("standins/google.keys");
+    std::fs::create_dir_all(&own).unwrap();
+    for key in std::fs::read_dir(keys).unwrap() {
+        let key = key.unwrap();
+        std::fs::copy(key.path(), own.join(key.file_name())).unwrap();
+    }
+    let mut kills = 0;
+    let mut random = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    for _ in 0..3 {
+        // xorshift: the same seed, the same moments
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        let mut child = Command::new(program())
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .arg("--out")
+            .arg(dir.path())
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        #[expect(clippy::disallowed_methods, reason = "the moment of a power cut is real time")]
+        std::thread::sleep(std::time::Duration::from_millis(20 + random % 2500));
+        let ended = child.try_wait().unwrap().is_some();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        if ended {
+            break;
+        }
+        kills += 1;
+    }
+    let done = run(dir.path(), &[]);
+    let messages = std::fs::read_to_string(dir.path().join("standins/slack.jsonl")).unwrap_or_default();
+    let messages = messages.lines().filter(|l| l.contains("\"effect\"")).count();
+    if !done.status.success() {
+        println!("seed {seed}: {}", String::from_utf8_lossy(&done.stdout));
+    }
+    Round { kills, messages, passed: done.status.success() }
+}
+
+/// Journal, ledger, audit and stand-ins agree after each round: the program's own last lines prove it, and it ends with an error
+/// where one of them fails.
+#[test]
+fn killed_at_random_moments_nothing_is_lost_and_nothing_doubled() {
+    let (rounds, first) = (of_environment("FORGE_SOAK_ROUNDS", 20), of_environment("FORGE_SOAK_SEED", 1));
+    let template = tempfile::tempdir().unwrap();
+    finished(template.path(), &[]);
+    let keys = template.path().join("standins/google.keys");
+    let next = std::sync::atomic::AtomicU64::new(0);
+    let done = std::sync::Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                loop {
+                    let n = next.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                    if n >= rounds {
+                        return;
+                    }
+                    let seed = first + n;
+                    let round = round(seed, &keys);
+                    done.lock().unwrap().push((seed, round));
+                }
+            });
+        }
+    });
+    let done = done.into_inner().unwrap();
+    let sum = |of: fn(&Round) -> usize| done.iter().map(|(_, r)| of(r)).sum::<usize>();
+    println!(
+        "{rounds} rounds from seed {first}: {} kills, {} messages, {} lost, {} doubled, {} rounds whose books do not agree",
+        sum(|r| r.kills),
+        sum(|r| r.messages),
+        sum(|r| 1_usize.saturating_sub(r.messages)),
+        sum(|r| r.messages.saturating_sub(1)),
+        sum(|r| usize::from(!r.passed)),
+    );
+    let bad: Vec<u64> = done.iter().filter(|(_, r)| r.messages != 1 || !r.passed).map(|(seed, _)| *seed).collect();
+    assert!(bad.is_empty(), "rounds that went wrong, by their seeds: {bad:?}");
+    assert!(u64::try_from(sum(|r| r.kills)).unwrap() >= rounds / 2, "the kills hit the program while it works");
+}
+
 #[test]
 fn a_folder_is_reviewed_file_by_file_and_a_text_stays_as_it_is() {
     let (dir, input) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
