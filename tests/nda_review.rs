@@ -1,5 +1,11 @@
 //! The NDA review as a user runs it: a process, killed after each of its steps, on documents of every kind.
-#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "helpers of tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    reason = "helpers of tests, which print their ledger"
+)]
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
