@@ -16,7 +16,7 @@ const LINGER: Duration = Duration::from_millis(5);
 pub enum Urgency {
     /// Somebody waits for its commit.
     Now,
-    /// It may wait for others, for [`LINGER`] at most.
+    /// It may wait for others, for 5 ms at most.
     Soon,
 }
 
