@@ -20,7 +20,7 @@ use forge_core::{
 };
 use forge_memory::Memory;
 use forge_queue::worker::{Worker, WorkerParts};
-use forge_queue::workflow::{Engine, EngineParts, Limits, Observer, Workflow};
+use forge_queue::workflow::{Engine, EngineParts, Observer, Workflow};
 use serde_json::Value;
 
 use crate::embedded::{self, Stores};
@@ -200,7 +200,7 @@ impl ForgeBuilder {
     /// Every problem of configuration, policies, tools and workflows at once; or what could not be opened.
     pub async fn build(mut self) -> Result<Forge, BuildError> {
         let mut problems = self.take_problems();
-        problems.extend(self.config.problems());
+        problems.extend(self.config.problems().into_iter().map(Error::from));
         let handlers = named(self.take_handlers(), &mut problems);
         let policy = forge_policy::RegorusEngine::load(self.policies.clone(), self.clock.clone()).await;
         let policy = policy.map_err(|e| problems.push(e)).ok();
@@ -243,7 +243,7 @@ impl ForgeBuilder {
     ) -> Result<Forge, BuildError> {
         let clock = self.clock;
         let metrics = self.metrics.unwrap_or_else(|| Arc::new(forge_core::metrics::NoMetrics));
-        let guard = Guard::new(GuardParts {
+        let parts = GuardParts {
             policy: policy.clone(),
             approvals: store.approvals.clone(),
             redactor: store.redactor.clone(),
@@ -254,7 +254,8 @@ impl ForgeBuilder {
             audit: store.audit.clone(),
             metrics: metrics.clone(),
             clock: clock.clone(),
-        });
+        };
+        let guard = Guard::with_settings(parts, self.config.guard);
         let blobs = Guarded::new(store.blobs.clone(), guard.clone());
         let vectors = Guarded::new(self.vectors.unwrap_or(store.vectors), guard.clone());
         let embedder =
@@ -277,8 +278,6 @@ impl ForgeBuilder {
             clock: clock.clone(),
         };
         let tools = Tools::seal(guard.clone(), env, self.tools).map_err(BuildError::new)?;
-        let mut limits = Limits::default();
-        limits.running = std::time::Duration::from_secs(self.config.queue.workflow_running_s);
         let engine = Engine::new(
             EngineParts {
                 journal: store.journal.clone(),
@@ -294,7 +293,7 @@ impl ForgeBuilder {
                 clock: clock.clone(),
                 principals: self.principals.unwrap_or_else(|| Arc::new(self.directory)),
                 owner: store.owner,
-                limits,
+                limits: self.config.workflow,
                 observer: self.observer,
             },
             self.workflows,
@@ -308,7 +307,7 @@ impl ForgeBuilder {
             metrics,
             clock: clock.clone(),
             concurrency: self.config.queue.concurrency,
-            visibility: self.config.visibility(),
+            visibility: self.config.queue.visibility_timeout,
         })
         .steps(engine.clone());
         for (name, handler) in handlers {
@@ -348,6 +347,7 @@ impl ForgeBuilder {
             exporter: store.exporter,
             redactor: store.redactor,
             checks,
+            config: self.config,
         }))
     }
 }

@@ -19,6 +19,7 @@ use forge_queue::worker::Worker;
 use forge_queue::workflow::Engine;
 use tokio::task::JoinHandle;
 
+use crate::Config;
 use crate::builder::ForgeBuilder;
 use crate::scope::Scope;
 
@@ -45,6 +46,7 @@ pub(crate) struct Parts {
     pub(crate) exporter: Option<Arc<SqliteAudit>>,
     pub(crate) redactor: Arc<dyn Redactor>,
     pub(crate) checks: Vec<(&'static str, Arc<dyn HealthCheck>)>,
+    pub(crate) config: Config,
 }
 
 /// The health of every adapter, by name.
@@ -95,6 +97,11 @@ impl Forge {
     /// The redactor, for the host's own logs.
     pub fn redactor(&self) -> &Arc<dyn Redactor> {
         &self.0.redactor
+    }
+
+    /// What each key of the configuration is, who gave it and over whom; see [`Config::explain`].
+    pub fn explain_config(&self) -> String {
+        self.0.config.explain()
     }
 
     /// Asks every adapter for its health.

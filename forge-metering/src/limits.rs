@@ -1,4 +1,4 @@
-//! How much a tenant and its employees may use: plain data, read from configuration.
+//! How much a tenant and its employees may use: plain data, which a host's configuration fills in.
 //!
 //! ```
 //! use forge_metering::{Limit, Limits, TenantLimits, Window};
@@ -17,24 +17,22 @@ use std::time::Duration;
 
 use forge_core::{EmployeeId, Error, ErrorKind, Money, Result, TenantId};
 use rust_decimal::Decimal;
-use serde::{Deserialize, Serialize};
 
 /// The limits of a host. Without any, all is allowed, and counted all the same.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Limits {
     /// For each tenant that [`tenants`](Self::tenants) does not name.
     pub default: TenantLimits,
     /// For named tenants; replaces the default as a whole.
     pub tenants: BTreeMap<TenantId, TenantLimits>,
-    /// Seconds after which a reservation that nobody settled stops counting; 900 by default. Longer than the longest call.
-    pub reservation_s: u64,
+    /// When a reservation that nobody settled stops counting; after 15 minutes by default. Longer than the longest call.
+    pub reservation: Duration,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { default: TenantLimits::default(), tenants: BTreeMap::new(), reservation_s: 15 * 60 }
+        Self { default: TenantLimits::default(), tenants: BTreeMap::new(), reservation: Duration::from_secs(15 * 60) }
     }
 }
 
@@ -53,10 +51,10 @@ impl Limits {
         self
     }
 
-    /// Says when a reservation that nobody settled stops counting, in whole seconds.
+    /// Says when a reservation that nobody settled stops counting.
     #[must_use]
     pub fn with_reservation(mut self, expires_after: Duration) -> Self {
-        self.reservation_s = expires_after.as_secs();
+        self.reservation = expires_after;
         self
     }
 
@@ -71,8 +69,8 @@ impl Limits {
     /// `Config`.
     pub fn validate(&self) -> Result<()> {
         let wrong = |message| Error::new(ErrorKind::Config, "limits.validate", message);
-        if self.reservation_s == 0 {
-            return Err(wrong("reservation_s must be at least 1"));
+        if self.reservation.is_zero() {
+            return Err(wrong("reservations must not expire at once"));
         }
         let named = self.tenants.iter().map(|(t, l)| (t.as_str(), l));
         for (tenant, limits) in named.chain([("default", &self.default)]) {
@@ -89,8 +87,7 @@ impl Limits {
 }
 
 /// The limits of one tenant. Both that of the tenant and that of the employee must hold.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct TenantLimits {
     /// When counting begins anew.
@@ -143,8 +140,7 @@ impl TenantLimits {
 }
 
 /// At most so much in a window; what is `None` is not limited.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Limit {
     /// Calls of tools and models.
@@ -179,8 +175,7 @@ impl Limit {
 }
 
 /// A stretch of the calendar, in UTC.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Window {
     /// From midnight to midnight.
     Day,
@@ -217,9 +212,10 @@ mod tests {
         let debt = Limit::default().with_money(Money::new(-Decimal::ONE, Currency::USD));
         assert_eq!(of(debt, Limit::default()).validate().unwrap_err().kind(), ErrorKind::Config);
         assert!(Limits::default().with_reservation(Duration::ZERO).validate().is_err());
-        assert!(toml::from_str::<Limits>("[tenants.acme.total]\ncals = 3").is_err());
-        let read: Limits = toml::from_str("[tenants.acme.total]\ncalls = 3").unwrap();
-        assert_eq!(read.of(&TenantId::parse("acme").unwrap()).total.calls, Some(3));
-        assert_eq!(read.of(&TenantId::parse("globex").unwrap()).total.calls, None);
+        let acme = TenantId::parse("acme").unwrap();
+        let limits = Limits::default()
+            .with_tenant(acme.clone(), TenantLimits::default().with_total(Limit::default().with_calls(3)));
+        assert_eq!(limits.of(&acme).total.calls, Some(3));
+        assert_eq!(limits.of(&TenantId::parse("globex").unwrap()).total.calls, None);
     }
 }

@@ -171,20 +171,25 @@ impl Resilience {
 
 impl Tenant {
     fn new(settings: &Settings) -> Self {
-        Self { permits: Arc::new(Semaphore::new(settings.tenant_concurrency)), resources: HashMap::new() }
+        Self { permits: Arc::new(Semaphore::new(permits(settings.tenant_concurrency))), resources: HashMap::new() }
     }
 }
 
 impl Lane {
     fn new(settings: &Settings) -> Self {
         Self {
-            permits: Arc::new(Semaphore::new(settings.tool_concurrency)),
+            permits: Arc::new(Semaphore::new(permits(settings.tool_concurrency))),
             failures: 0,
             open_until: Duration::ZERO,
             budget: f64::from(settings.retry_budget),
             counted: Duration::ZERO,
         }
     }
+}
+
+/// None would wait for ever, and a semaphore has a most.
+fn permits(of: usize) -> usize {
+    of.clamp(1, Semaphore::MAX_PERMITS)
 }
 
 /// What bounds the attempts of one call.

@@ -26,6 +26,9 @@ pub enum CacheFor {
 /// Tenants whose answers are kept at a time; the longest unused is dropped as a whole.
 const TENANTS: usize = 1024;
 
+/// Answers of one tenant that room is made for at once; more find theirs as they come.
+const EXPECTED: usize = 64 * 1024;
+
 /// What is kept.
 #[derive(Debug, Clone)]
 pub(super) struct Kept {
@@ -84,7 +87,7 @@ impl Answers {
         }
         let made = self.tenants.get_or_insert_with::<_, std::convert::Infallible>(tenant, || {
             let bytes = u64::try_from(self.bytes).unwrap_or(u64::MAX);
-            Ok(std::sync::Arc::new(Cache::with_weighter(self.bytes / 1024 + 16, bytes, Bytes)))
+            Ok(std::sync::Arc::new(Cache::with_weighter((self.bytes / 1024 + 16).min(EXPECTED), bytes, Bytes)))
         });
         let Ok(answers) = made;
         answers.insert(question, Kept { content: content.clone(), documents, bytes, until });

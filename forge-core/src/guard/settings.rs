@@ -10,7 +10,7 @@ pub struct Settings {
     pub breaker_failures: u32,
     /// How long it stays open before one call is let through as a trial; 30 seconds.
     pub breaker_open: Duration,
-    /// Calls of one tool, model or task at a time; the next waits; 64.
+    /// Calls of one tool, model or task at a time; the next waits; 64. Zero counts as one, here and below.
     pub tool_concurrency: usize,
     /// Calls of everything at a time; the next waits; 256.
     pub tenant_concurrency: usize,

@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use async_trait::async_trait;
 use forge_core::audit::Durability;
@@ -114,7 +113,7 @@ impl Quota for SqliteQuota {
         let rules = self.rules(ctx)?;
         let shared = self.book(&rules).await?;
         let (place, operation) = (rules.place.clone(), request.operation.clone());
-        let expires = rules.now.after(Duration::from_secs(self.limits.reservation_s));
+        let expires = rules.now.after(self.limits.reservation);
         let row = Reservation::new(&place, &operation, request.durability, expires);
         {
             let mut book = lock(&shared);

@@ -1,0 +1,351 @@
+//! The configuration: layers, problems, explanations, and the files that describe it. `FORGE_BLESS=1` writes those anew.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use forge::core::TenantId;
+use forge::{Config, ConfigError, ConfigKey, Error, ErrorKind, Forge, Layers, Origin};
+use proptest::prelude::*;
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn problems(e: &ConfigError) -> Vec<(String, String, String)> {
+    e.problems().iter().map(|p| (p.key.clone(), p.what.clone(), p.origin.to_string())).collect()
+}
+
+fn only(layers: Layers) -> (String, String, String) {
+    let e = layers.read().unwrap_err();
+    let mut found = problems(&e);
+    assert_eq!(found.len(), 1, "{e}");
+    found.remove(0)
+}
+
+fn toml(text: &str) -> Layers {
+    Layers::new().text("forge.toml", text)
+}
+
+#[test]
+fn each_layer_goes_over_the_one_before() {
+    let config = toml("data_dir = \"a\"\nqueue.concurrency = 8\nworkflow.running = \"2m\"")
+        .text("forge.production.toml", "[queue]\nconcurrency = 16\n[guard]\ncache_bytes = 0")
+        .variables([
+            ("FORGE__QUEUE__CONCURRENCY", "32"),
+            ("FORGE__DATA_DIR", "b"),
+            ("PATH", "x"),
+            ("FORGE_SOMETHING", "y"),
+        ])
+        .read()
+        .unwrap();
+    assert_eq!((config.queue.concurrency, config.data_dir.as_path()), (32, Path::new("b")));
+    assert_eq!((config.workflow.running, config.guard.cache_bytes), (Duration::from_secs(120), 0));
+    assert_eq!(config.guard.policy_timeout, Duration::from_secs(5), "what nobody gives is the default");
+
+    let explained = config.explain();
+    let line =
+        |key: &str| explained.lines().find(|l| l.starts_with(key)).unwrap_or_else(|| panic!("no {key}:\n{explained}"));
+    assert!(line("queue.concurrency").ends_with(
+        " 32                       FORGE__QUEUE__CONCURRENCY, over 16 from forge.production.toml:2, over 8 from forge.toml:2"
+    ));
+    assert!(line("guard.cache_bytes").ends_with("forge.production.toml:4"));
+    assert!(line("guard.policy_timeout").ends_with("\"5s\"                     default"));
+    assert!(line("master_key").ends_with("not set: made in `data_dir` at the first start, with mode 0600"));
+}
+
+#[test]
+fn what_code_sets_is_said_to_be_code() {
+    let mut config = toml("queue.concurrency = 8").read().unwrap();
+    config.queue.concurrency = 2;
+    config.workflow.attempts = 0;
+    let explained = config.explain();
+    assert!(explained.contains("set by the host's code, over forge.toml:1"), "{explained}");
+    let line = explained.lines().find(|l| l.starts_with("workflow.attempts")).unwrap();
+    assert!(line.ends_with("set by the host's code"), "{line}");
+}
+
+#[test]
+fn every_problem_is_named_at_once_with_its_place() {
+    let e = toml("[queue]\nvisibility_timout = \"30s\"\nconcurrency = 0\n\n[quue]\n[guard]\nbreaker_open = 30\npolicy_timeout = \"0s\"\nretry_budget = 1.5\n")
+        .text("forge.production.toml", "master_key = \"c2VjcmV0LW1hc3Rlci1rZXk=\"\ndata_dir = \nqueue = 3\n[quota.tenants.Acme]\ntotal.calls = 1\n")
+        .variables([("FORGE__CONCURRENCY", "8"), ("FORGE__QUOTA__DEFAULT__TOTAL__MONEY", "a lot"), ("FORGE__GUARD", "x"), ("FORGE__", "")])
+        .read()
+        .unwrap_err();
+    let expected = [
+        ("queue.visibility_timout", "unknown key, did you mean `queue.visibility_timeout`?", "forge.toml:2"),
+        ("quue", "unknown key, did you mean `queue`?", "forge.toml:5"),
+        ("", "string values must be quoted, expected literal string", "forge.production.toml:2"),
+        ("queue", "is a section; its keys go below it", "forge.production.toml:3"),
+        ("quota.tenants.Acme", "", "forge.production.toml:4"),
+        ("\"\"", "unknown key; docs/configuration.md lists all", "FORGE__"),
+        ("concurrency", "unknown key, did you mean `queue.concurrency`?", "FORGE__CONCURRENCY"),
+        ("guard", "is a section; name a key in it", "FORGE__GUARD"),
+        ("master_key", "is a literal; give a reference: env:NAME, file:PATH or vault:PATH", "forge.production.toml:1"),
+        (
+            "guard.breaker_open",
+            "expected a duration with its unit, such as \"30s\", \"5m\" or \"1h 30m\"",
+            "forge.toml:7",
+        ),
+        ("guard.retry_budget", "expected a whole number, found a fraction", "forge.toml:9"),
+        (
+            "quota.default.total.money",
+            "expected an amount and its currency, such as \"250.00 USD\", or \"unlimited\"",
+            "FORGE__QUOTA__DEFAULT__TOTAL__MONEY",
+        ),
+        ("queue.concurrency", "must be at least 1", "forge.toml:3"),
+        ("guard.policy_timeout", "must be at least 1ms", "forge.toml:8"),
+    ];
+    let found = problems(&e);
+    for (key, what, origin) in expected {
+        let hit =
+            found.iter().any(|(k, w, o)| k == key && (w == what || what.is_empty() || key.is_empty()) && o == origin);
+        assert!(hit, "{key}: {what} ({origin}) is not in:\n{e}");
+    }
+    assert!(found.iter().all(|(k, _, o)| expected.iter().any(|(key, _, origin)| k == key && o == origin)), "{e}");
+    let text = format!("{e}\n{e:?}\n{}", Error::from(e.clone()));
+    assert!(!text.contains("c2VjcmV0") && !text.contains("a lot"), "a value is repeated:\n{text}");
+    assert_eq!(Error::from(e).kind(), ErrorKind::Config);
+}
+
+#[test]
+fn a_problem_reads_as_a_line_a_key() {
+    let e = toml("[queue]\nvisibility_timout = \"30s\"\nconcurrency = 0").read().unwrap_err();
+    let expected = "the configuration has 2 problems:
+  queue.visibility_timout  unknown key, did you mean `queue.visibility_timeout`?  (forge.toml:2)
+  queue.concurrency        must be at least 1                                     (forge.toml:3)";
+    assert_eq!(e.to_string(), expected);
+}
+
+#[test]
+fn secrets_are_references_and_stay_where_they_are() {
+    for literal in ["hunter2", "user:hunter2", "env:", ":hunter2", "sk-live-hunter2"] {
+        let (key, what, _) = only(toml(&format!("master_key = \"{literal}\"")));
+        assert!(key == "master_key" && what.starts_with("is a literal; give a reference"), "{literal}: {what}");
+        let (_, what, origin) = only(Layers::new().variables([("FORGE__MASTER_KEY", literal)]));
+        assert!(what.starts_with("is a literal") && origin == "FORGE__MASTER_KEY", "{literal}: {what}");
+    }
+    let config = toml("master_key = \"env:FORGE_MASTER\"").read().unwrap();
+    assert!(config.explain().contains("\"env:FORGE_MASTER\""), "{}", config.explain());
+    // a host's own provider
+    assert!(toml("master_key = \"aws:forge/master\"").read().is_err());
+    assert!(toml("master_key = \"aws:forge/master\"").secrets_from("aws").read().is_ok());
+}
+
+#[test]
+fn a_tenant_begins_with_the_limits_of_all() {
+    let config = toml("[quota.tenants.acme]\ntotal.calls = 5\n[quota.tenants.acme.employees.\"a.b\"]\ntokens = 9\n[quota.default]\nwindow = \"day\"\neach_employee.calls = 3\n")
+        .variables([("FORGE__QUOTA__TENANTS__GLOBEX__TOTAL__CALLS", "unlimited"), ("FORGE__QUOTA__DEFAULT__TOTAL__CALLS", "7")])
+        .read()
+        .unwrap();
+    let of = |tenant: &str| config.quota.of(&TenantId::parse(tenant).unwrap()).clone();
+    assert_eq!((of("acme").total.calls, of("globex").total.calls, of("other").total.calls), (Some(5), None, Some(7)));
+    assert_eq!(of("acme").window.as_str(), "day");
+    let ab = of("acme").of(&forge::core::EmployeeId::parse("a.b").unwrap());
+    assert_eq!((ab.calls, ab.tokens), (Some(3), Some(9)));
+    let explained = config.explain();
+    assert!(explained.contains("quota.tenants.acme.employees.\"a.b\".tokens"), "{explained}");
+    assert!(
+        !explained.contains("quota.tenants.acme.window"),
+        "what a tenant does not change is not repeated:\n{explained}"
+    );
+
+    let (key, what, origin) =
+        only(toml("[quota.tenants.acme]\ntotal.money = \"1 USD\"\neach_employee.money = \"1 EUR\""));
+    assert_eq!((key.as_str(), what.contains("one currency")), ("quota.tenants.acme", true), "{what}");
+    assert!(origin.starts_with("forge.toml:"), "{origin}");
+}
+
+#[test]
+fn what_cannot_be_read_is_said() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    let missing = path("forge.toml");
+    let what = |layers: Layers| only(layers).1;
+    assert_eq!(what(Layers::new().file(&missing)), "there is no such file");
+    assert_eq!(what(Layers::new().file(dir.path())), "is not a regular file");
+    std::fs::write(&missing, [0xff, 0xfe, 0x00]).unwrap();
+    assert_eq!(what(Layers::new().file(&missing)), "is not UTF-8");
+    std::fs::write(&missing, "# ".repeat(600_000)).unwrap();
+    assert_eq!(what(Layers::new().file(&missing)), "is larger than 1 MiB");
+    std::fs::write(&missing, "").unwrap();
+    let (_, what, origin) = only(Layers::new().file(&missing).environment(&missing, "prodution"));
+    assert_eq!((what.as_str(), origin.ends_with("forge.prodution.toml")), ("there is no such file", true));
+    let (_, what, _) = only(Layers::new().environment(&missing, "../../etc/passwd"));
+    assert!(what.starts_with("the name of an environment"), "{what}");
+    assert_eq!(Config::load(path("none.toml")).unwrap_err().problems().len(), 1);
+    let deep = format!("a = {}", "[".repeat(100_000));
+    assert!(Config::parse(&deep).is_err());
+    let many: String = (0..500).map(|i| format!("k{i} = 1\n")).collect();
+    assert!(Config::parse(&many).unwrap_err().to_string().ends_with("and 450 more"));
+}
+
+/// Run again as its own child, it reads what its parent put into the environment.
+#[test]
+#[allow(clippy::print_stdout, clippy::disallowed_methods, reason = "the child learns its file and answers its parent")]
+fn a_process_reads_its_variables() {
+    if let Ok(file) = std::env::var("CONFIG_FILE") {
+        let read = Config::load(file);
+        return println!("{}", read.map_or_else(|e| e.to_string(), |c| format!("concurrency={}", c.queue.concurrency)));
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let base = dir.path().join("forge.toml");
+    std::fs::write(&base, "queue.concurrency = 8").unwrap();
+    std::fs::write(dir.path().join("forge.staging.toml"), "queue.concurrency = 16").unwrap();
+    let run = |variables: &[(&str, &str)]| {
+        let mut child = std::process::Command::new(std::env::current_exe().unwrap());
+        child.args(["--exact", "a_process_reads_its_variables", "--nocapture"]).env("CONFIG_FILE", &base);
+        let output = child.envs(variables.iter().copied()).output().unwrap();
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    assert!(run(&[]).contains("concurrency=8"), "{}", run(&[]));
+    assert!(run(&[("FORGE_ENVIRONMENT", "staging")]).contains("concurrency=16"));
+    assert!(run(&[("FORGE_ENVIRONMENT", "staging"), ("FORGE__QUEUE__CONCURRENCY", "3")]).contains("concurrency=3"));
+    assert!(run(&[("FORGE_ENVIRONMENT", "stagin")]).contains("there is no such file"));
+}
+
+#[tokio::test]
+async fn a_host_does_not_start_on_values_that_code_set_wrong_and_explains_itself() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = Config::in_dir(dir.path());
+    config.guard.tool_concurrency = usize::MAX;
+    let e = Forge::builder().config(config).build().await.unwrap_err();
+    assert!(
+        e.to_string().contains("must be at most 1000000 (config, key=guard.tool_concurrency, from=the host's code)"),
+        "{e}"
+    );
+    let forge = Forge::builder().config(Config::in_dir(dir.path())).build().await.unwrap();
+    assert!(forge.explain_config().lines().count() >= Config::keys().iter().filter(|k| !k.key.contains('<')).count());
+    forge.shutdown(Duration::ZERO).await.unwrap();
+}
+
+#[test]
+fn the_examples_load() {
+    let base = root().join("examples/config/forge.toml");
+    let of = |environment: &str| Layers::new().file(&base).environment(&base, environment).read().unwrap();
+    let (development, production) = (of("development"), of("production"));
+    assert_eq!((development.queue.concurrency, production.queue.concurrency), (1, 32));
+    assert_eq!(development.workflow.running, Duration::from_secs(600), "from the file that both share");
+    assert!(development.master_key.is_none() && production.master_key.is_some());
+}
+
+/// Compares a file with what it should be; `FORGE_BLESS=1` writes it.
+fn settled(path: PathBuf, expected: &str) {
+    #[allow(clippy::disallowed_methods, reason = "asks whether to write")]
+    if std::env::var_os("FORGE_BLESS").is_some() {
+        std::fs::write(&path, expected).unwrap();
+    }
+    let there = std::fs::read_to_string(&path).unwrap();
+    assert!(
+        there == expected,
+        "{} has drifted from the code; FORGE_BLESS=1 cargo test --test configuration writes it",
+        path.display()
+    );
+}
+
+/// The key without its section, and the section.
+fn split(key: &str) -> (&str, &str) {
+    key.split_once('.').unwrap_or(("", key))
+}
+
+fn kind(key: &ConfigKey) -> String {
+    key.range.as_ref().map_or_else(|| key.kind.to_owned(), |range| format!("{}, {range}", key.kind))
+}
+
+fn example() -> String {
+    let mut text = "# Every key with its default; what has none is commented out. Written by tests/configuration.rs from the table of keys.\n\
+                    # forge.toml < forge.<environment>.toml (FORGE_ENVIRONMENT) < variables such as FORGE__QUEUE__CONCURRENCY.\n"
+        .to_owned();
+    let mut current = "";
+    let keys = Config::keys();
+    for k in &keys {
+        let (section, name) = split(&k.key);
+        if section != current {
+            write!(text, "\n[{section}]\n").unwrap();
+            current = section;
+        } else {
+            text.push('\n');
+        }
+        writeln!(text, "# {} ({})", k.about, kind(k)).unwrap();
+        match &k.default {
+            Some(default) => writeln!(text, "{name} = {default}").unwrap(),
+            None => writeln!(text, "# {name} = {}    # otherwise {}", k.unset.1, k.unset.0).unwrap(),
+        }
+    }
+    text
+}
+
+#[test]
+fn the_annotated_example_is_the_code() {
+    settled(root().join("forge.example.toml"), &example());
+    let read = Config::load(root().join("forge.example.toml")).unwrap();
+    let default = Config::default();
+    assert_eq!((read.quota, read.guard, read.data_dir), (default.quota, default.guard, default.data_dir));
+    assert_eq!(read.workflow.running, default.workflow.running);
+    for k in Config::keys().iter().filter(|k| k.default.is_some()) {
+        let explained = Config::load(root().join("forge.example.toml")).unwrap().explain();
+        let line = explained.lines().find(|l| l.split_whitespace().next() == Some(&k.key)).unwrap();
+        assert!(line.contains("forge.example.toml:"), "the example does not set it: {line}");
+        assert!(line.contains(k.default.as_deref().unwrap()), "{line}");
+    }
+}
+
+fn table(keys: &[ConfigKey]) -> String {
+    let mut text = "| key | type | default | variable | secret | what |\n|---|---|---|---|---|---|\n".to_owned();
+    for k in keys {
+        let default = k.default.as_ref().map_or_else(|| format!("({})", k.unset.0), |d| format!("`{d}`"));
+        let secret = if k.secret { "yes" } else { "no" };
+        writeln!(text, "| `{}` | {} | {default} | `{}` | {secret} | {} |", k.key, kind(k), k.variable, k.about)
+            .unwrap();
+    }
+    text
+}
+
+#[test]
+fn the_documentation_is_the_code() {
+    let path = root().join("docs/configuration.md");
+    let there = std::fs::read_to_string(&path).unwrap();
+    let (begin, end) = ("<!-- keys -->\n", "<!-- /keys -->");
+    let (before, rest) = there.split_once(begin).unwrap();
+    let after = rest.split_once(end).unwrap().1;
+    settled(path, &format!("{before}{begin}{}{end}{after}", table(&Config::keys())));
+}
+
+#[test]
+fn every_key_can_be_set_by_its_variable() {
+    for k in Config::keys().iter().filter(|k| !k.secret) {
+        let variable = k.variable.replace("<TENANT>", "ACME").replace("<EMPLOYEE>", "ANA");
+        let value = match k.kind {
+            "a path" => "somewhere",
+            "a duration" => "7s",
+            "\"day\" or \"month\"" => "day",
+            "an amount and its currency or \"unlimited\"" => "7 USD",
+            _ => "7",
+        };
+        let config = Layers::new().variables([(variable.clone(), value)]).read().unwrap();
+        assert!(config.explain().contains(&variable), "{variable} sets nothing");
+    }
+}
+
+proptest! {
+    /// Whatever stands in a file or a variable, the answer is a configuration or a list of problems that have a place.
+    #[test]
+    fn nothing_that_is_written_brings_it_down(
+        cut in 0_usize..4000, put in "\\PC{0,12}|[\\[\\].=\"'#{}\n0-9a-z_]{0,40}", long in 0_usize..40,
+        name in "[A-Z_0-9<>.]{0,30}", value in "\\PC{0,20}",
+    ) {
+        let mut text = example();
+        let at = (0..=cut.min(text.len())).rev().find(|i| text.is_char_boundary(*i)).unwrap_or(0);
+        let end = (at + long).min(text.len());
+        let end = (end..=text.len()).find(|i| text.is_char_boundary(*i)).unwrap_or(text.len());
+        text.replace_range(at..end, &put);
+        match Layers::new().text("f", text).variables([(format!("FORGE__{name}"), value)]).read() {
+            Ok(config) => { config.explain(); }
+            Err(e) => {
+                prop_assert!(!e.problems().is_empty() && !e.to_string().is_empty());
+                prop_assert!(e.problems().iter().all(|p| p.origin != Origin::Code), "{}", e);
+            }
+        }
+    }
+}
