@@ -175,7 +175,7 @@ pub struct Claim {
     pub fence: u64,
 }
 
-/// One change of a run, applied whole or not at all.
+/// One change of a run; several are applied together, whole or not at all.
 #[derive(Debug, Clone)]
 pub enum Transition {
     /// A try of a step begins. Its attempt must be the next one.
@@ -224,6 +224,14 @@ pub enum Transition {
 }
 
 impl Transition {
+    /// Whether it owes something to the other books.
+    pub fn owes(&self) -> bool {
+        match self {
+            Self::StepCompleted { outbox, .. } | Self::StepStopped { outbox, .. } => !outbox.is_empty(),
+            Self::StepStarted { .. } | Self::Intended { .. } | Self::RunMoved { .. } => false,
+        }
+    }
+
     /// The line of the history that it makes: the path (`run`, or `stage/step`), what happened, and the error's kind.
     pub fn event(&self) -> (&str, &'static str, Option<ErrorKind>) {
         match self {
@@ -340,11 +348,11 @@ pub trait Journal: HealthCheck + std::fmt::Debug + Send + Sync + 'static {
     /// `LeaseLost`.
     async fn release(&self, claim: &Claim) -> Result<()>;
 
-    /// Changes a run.
+    /// Changes a run: all of it in this order, or nothing. Returns whether somebody asked to cancel the run.
     ///
     /// # Errors
     /// `LeaseLost`, `Conflict`, `Unavailable`.
-    async fn apply(&self, claim: &Claim, now: Timestamp, transition: Transition) -> Result<()>;
+    async fn apply(&self, claim: &Claim, now: Timestamp, changes: Vec<Transition>) -> Result<bool>;
 
     /// Makes a failed run `Running` again, with its steps as they are and without its error; the history says `replayed`. Returns
     /// false, and changes nothing, where it is not `Failed`.

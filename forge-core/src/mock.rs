@@ -205,7 +205,7 @@ mock! {
         async fn claim(&self, tenant: &TenantId, run: RunId, owner: &str, now: Timestamp, until: Timestamp) -> Result<Claim>;
         async fn extend(&self, claim: &Claim, until: Timestamp) -> Result<()>;
         async fn release(&self, claim: &Claim) -> Result<()>;
-        async fn apply(&self, claim: &Claim, now: Timestamp, transition: Transition) -> Result<()>;
+        async fn apply(&self, claim: &Claim, now: Timestamp, changes: Vec<Transition>) -> Result<bool>;
         async fn replay(&self, tenant: &TenantId, run: RunId, now: Timestamp) -> Result<bool>;
         async fn request_cancel(&self, tenant: &TenantId, run: RunId) -> Result<bool>;
         async fn owed(&self, after: u64, limit: usize) -> Result<Vec<Owed>>;

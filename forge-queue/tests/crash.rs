@@ -53,10 +53,10 @@ async fn child() {
         let begun = store.steps(&claim.tenant, RUN).await.unwrap().len();
         for n in begun.. {
             let (path, now) = (format!("s/{n}"), SystemClock.now());
-            store.apply(&claim, now, Transition::StepStarted { path: path.clone(), attempt: 1 }).await.unwrap();
+            store.apply(&claim, now, vec![Transition::StepStarted { path: path.clone(), attempt: 1 }]).await.unwrap();
             let done =
                 Transition::StepCompleted { path: path.clone(), output: path.clone().into(), outbox: owes(&path) };
-            store.apply(&claim, now, done).await.unwrap();
+            store.apply(&claim, now, vec![done]).await.unwrap();
             println!("completed {path}");
         }
     });

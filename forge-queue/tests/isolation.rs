@@ -41,11 +41,11 @@ async fn the_same_names_in_two_tenants_are_two_things() {
 
     let claim = claimed(&w.store, "acme", RUN, w.now()).await;
     let begin = Transition::StepStarted { path: "s/a".into(), attempt: 1 };
-    w.store.apply(&claim, w.now(), begin.clone()).await.unwrap();
+    w.store.apply(&claim, w.now(), vec![begin.clone()]).await.unwrap();
     assert!(w.store.steps(&tenant("globex"), RUN).await.unwrap().is_empty());
     assert_eq!(w.store.events(&tenant("globex"), RUN, 0).await.unwrap().len(), 1);
     let stolen = Claim { tenant: tenant("globex"), ..claim };
-    refused(w.store.apply(&stolen, w.now(), begin).await, ErrorKind::LeaseLost);
+    refused(w.store.apply(&stolen, w.now(), vec![begin]).await, ErrorKind::LeaseLost);
     assert!(w.store.request_cancel(&tenant("acme"), RUN).await.unwrap());
     assert!(!w.store.run(&tenant("globex"), RUN).await.unwrap().cancel_requested);
 }
@@ -113,10 +113,10 @@ async fn a_purge_takes_one_tenant_and_leaves_what_it_owes() {
         w.store.ask(c, question(7)).await.unwrap();
         w.store.put(c, &Namespace::of(c, slug("n")), "k", "v".into(), PutOptions::default()).await.unwrap();
         let claim = claimed(&w.store, name, RUN, w.now()).await;
-        w.store.apply(&claim, w.now(), Transition::StepStarted { path: "s/a".into(), attempt: 1 }).await.unwrap();
+        w.store.apply(&claim, w.now(), vec![Transition::StepStarted { path: "s/a".into(), attempt: 1 }]).await.unwrap();
         let owes = AuditOf(c).outbox();
         let done = Transition::StepCompleted { path: "s/a".into(), output: vec![1], outbox: owes };
-        w.store.apply(&claim, w.now(), done).await.unwrap();
+        w.store.apply(&claim, w.now(), vec![done]).await.unwrap();
     }
     let export = w.store.export(&acme).await.unwrap();
     let counts: Vec<_> = export.counts.iter().map(|(t, n)| (t.as_str(), *n)).collect();

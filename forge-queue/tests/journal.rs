@@ -66,26 +66,26 @@ async fn one_owner_at_a_time_and_an_old_fence_changes_nothing() {
     w.clock.advance(minute);
     let second = w.store.claim(&acme, RUN, "host-2", w.now(), w.now().after(minute)).await.unwrap();
     assert!(second.fence > first.fence);
-    refused(w.store.apply(&first, w.now(), started(1)).await, ErrorKind::LeaseLost);
+    refused(w.store.apply(&first, w.now(), vec![started(1)]).await, ErrorKind::LeaseLost);
     refused(w.store.extend(&first, w.now()).await, ErrorKind::LeaseLost);
     refused(w.store.release(&first).await, ErrorKind::LeaseLost);
     assert!(w.store.steps(&acme, RUN).await.unwrap().is_empty());
 
     w.store.release(&second).await.unwrap();
-    refused(w.store.apply(&second, w.now(), started(1)).await, ErrorKind::LeaseLost);
+    refused(w.store.apply(&second, w.now(), vec![started(1)]).await, ErrorKind::LeaseLost);
     let third = w.store.claim(&acme, RUN, "host-1", w.now(), w.now().after(minute)).await.unwrap();
     // the same owner is a process that took its own place
     let fourth = w.store.claim(&acme, RUN, "host-1", w.now(), w.now().after(minute)).await.unwrap();
     assert!(fourth.fence > third.fence);
-    refused(w.store.apply(&third, w.now(), started(1)).await, ErrorKind::LeaseLost);
-    w.store.apply(&fourth, w.now(), started(1)).await.unwrap();
+    refused(w.store.apply(&third, w.now(), vec![started(1)]).await, ErrorKind::LeaseLost);
+    w.store.apply(&fourth, w.now(), vec![started(1)]).await.unwrap();
 }
 
 #[tokio::test]
 async fn a_step_goes_through_its_tries_and_completes_once() {
     let w = World::new().await;
     let (acme, claim) = (tenant("acme"), claimed(&w.store, "acme", RUN, w.now()).await);
-    let apply = async |t| w.store.apply(&claim, w.now(), t).await;
+    let apply = async |t| w.store.apply(&claim, w.now(), vec![t]).await.map(drop);
     let step = async || w.store.steps(&acme, RUN).await.unwrap().remove(0);
     refused(apply(completed("early")).await, ErrorKind::Conflict);
     refused(apply(started(2)).await, ErrorKind::Conflict);
@@ -154,13 +154,13 @@ async fn of_many_who_begin_the_same_try_one_wins_and_the_history_has_no_gap() {
         let tries: Vec<_> = (0..64)
             .map(|n| {
                 let (store, claim, now): (_, Claim, _) = (stores[n % 2].clone(), claim.clone(), w.now());
-                tokio::spawn(async move { store.apply(&claim, now, make()).await })
+                tokio::spawn(async move { store.apply(&claim, now, vec![make()]).await })
             })
             .collect();
         let mut won = 0;
         for t in tries {
             match t.await.unwrap() {
-                Ok(()) => won += 1,
+                Ok(_) => won += 1,
                 Err(e) => assert_eq!(e.kind(), ErrorKind::Conflict),
             }
         }
@@ -179,9 +179,9 @@ async fn what_is_owed_comes_in_order_until_it_is_paid_and_an_id_never_comes_back
     let claim = claimed(&w.store, "acme", RUN, w.now()).await;
     for n in 0..5_u32 {
         let path = format!("s/{n}");
-        w.store.apply(&claim, w.now(), Transition::StepStarted { path: path.clone(), attempt: 1 }).await.unwrap();
+        w.store.apply(&claim, w.now(), vec![Transition::StepStarted { path: path.clone(), attempt: 1 }]).await.unwrap();
         let done = Transition::StepCompleted { path, output: Vec::new(), outbox: owes("acme", n) };
-        w.store.apply(&claim, w.now(), done).await.unwrap();
+        w.store.apply(&claim, w.now(), vec![done]).await.unwrap();
     }
     let owed = w.store.owed(0, 3).await.unwrap();
     assert_eq!(owed.iter().map(|o| o.outbox.audit[0].attempt).collect::<Vec<_>>(), [0, 1, 2]);
@@ -191,8 +191,8 @@ async fn what_is_owed_comes_in_order_until_it_is_paid_and_an_id_never_comes_back
     assert_eq!(rest.iter().map(|o| o.outbox.audit[0].attempt).collect::<Vec<_>>(), [3, 4]);
     let paid: Vec<u64> = owed.iter().chain(&rest).map(|o| o.id).collect();
     w.store.paid(&paid).await.unwrap();
-    w.store.apply(&claim, w.now(), started(1)).await.unwrap();
-    w.store.apply(&claim, w.now(), completed("x")).await.unwrap();
+    w.store.apply(&claim, w.now(), vec![started(1)]).await.unwrap();
+    w.store.apply(&claim, w.now(), vec![completed("x")]).await.unwrap();
     w.store.paid(&paid).await.unwrap();
     assert_eq!(w.store.owed(0, 10).await.unwrap().len(), 1, "a late word of payment hits nothing new");
 }
@@ -210,7 +210,7 @@ async fn runs_are_listed_newest_first_and_resumed_oldest_first() {
     let claim =
         w.store.claim(&acme, RunId::fixed(2), "h", w.now(), w.now().after(Duration::from_secs(9))).await.unwrap();
     let end = Transition::RunMoved { state: RunState::Completed, error: None, ran: Duration::ZERO };
-    w.store.apply(&claim, w.now(), end).await.unwrap();
+    w.store.apply(&claim, w.now(), vec![end]).await.unwrap();
     w.store.release(&claim).await.unwrap();
     let left: Vec<_> = w.store.resumable("h", w.now(), 10).await.unwrap().into_iter().map(|(_, r)| r).collect();
     assert_eq!(left, [RunId::fixed(3), RunId::fixed(1)]);

@@ -22,7 +22,7 @@ struct State {
     next: u64,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Kept {
     record: RunRecord,
     steps: Vec<StepRecord>,
@@ -232,21 +232,26 @@ impl Journal for FakeJournal {
         })
     }
 
-    async fn apply(&self, claim: &Claim, now: Timestamp, transition: Transition) -> Result<()> {
-        let outbox = self.with(&claim.tenant, claim.run, |k| {
-            let k = k.fenced(claim)?;
-            if k.record.state.is_final() {
-                return Err(Error::new(ErrorKind::Conflict, "journal.apply", "the run has ended"));
+    async fn apply(&self, claim: &Claim, now: Timestamp, changes: Vec<Transition>) -> Result<bool> {
+        let (owed, cancel) = self.with(&claim.tenant, claim.run, |k| {
+            let mut changed = k.fenced(claim)?.clone();
+            let mut owed = Vec::new();
+            for change in changes {
+                if changed.record.state.is_final() {
+                    return Err(Error::new(ErrorKind::Conflict, "journal.apply", "the run has ended"));
+                }
+                owed.push(changed.change(now, change)?);
             }
-            k.change(now, transition)
+            *k = changed;
+            Ok((owed, k.record.cancel_requested))
         })?;
-        if !outbox.is_empty() {
+        for outbox in owed.into_iter().filter(|o| !o.is_empty()) {
             let mut state = self.state();
             state.next += 1;
             let id = state.next;
             state.owed.insert(id, Owed { id, tenant: claim.tenant.clone(), run: claim.run, outbox });
         }
-        Ok(())
+        Ok(cancel)
     }
 
     async fn replay(&self, tenant: &TenantId, run: RunId, now: Timestamp) -> Result<bool> {

@@ -26,7 +26,7 @@ spy! { Journal:
     async fn claim(&self, tenant: &TenantId, run: RunId, owner: &str, now: Timestamp, until: Timestamp) -> Result<Claim>;
     async fn extend(&self, claim: &Claim, until: Timestamp) -> Result<()>;
     async fn release(&self, claim: &Claim) -> Result<()>;
-    async fn apply(&self, claim: &Claim, now: Timestamp, transition: Transition) -> Result<()>;
+    async fn apply(&self, claim: &Claim, now: Timestamp, changes: Vec<Transition>) -> Result<bool>;
     async fn replay(&self, tenant: &TenantId, run: RunId, now: Timestamp) -> Result<bool>;
     async fn request_cancel(&self, tenant: &TenantId, run: RunId) -> Result<bool>;
     async fn owed(&self, after: u64, limit: usize) -> Result<Vec<Owed>>;
@@ -44,6 +44,7 @@ pub async fn journal(fresh: impl AsyncFn() -> Fixture<dyn Journal>) {
     keeps_a_run_as_it_was_created(&made().await).await;
     lets_one_owner_change_a_run(&made().await).await;
     takes_a_step_from_its_start_to_its_end(&made().await).await;
+    changes_a_run_whole_or_not_at_all(&made().await).await;
     remembers_an_intent_until_its_outcome(&made().await).await;
     keeps_a_gapless_history(&made().await).await;
     owes_until_it_is_paid(&made().await).await;
@@ -96,7 +97,7 @@ impl Fixture<dyn Journal> {
     }
 
     async fn apply(&self, claim: &Claim, transition: Transition) -> Result<()> {
-        self.adapter.apply(claim, at(2), transition).await
+        self.adapter.apply(claim, at(2), vec![transition]).await.map(drop)
     }
 
     async fn step(&self) -> StepRecord {
@@ -199,6 +200,28 @@ async fn takes_a_step_from_its_start_to_its_end(f: &Fixture<dyn Journal>) {
     assert_eq!(kind(f.apply(&claim, moved(RunState::Running)).await), Some(ErrorKind::Conflict), "an end is an end");
 }
 
+async fn changes_a_run_whole_or_not_at_all(f: &Fixture<dyn Journal>) {
+    let claim = f.claimed("acme").await;
+    let next = |attempt| Transition::StepStarted { path: "stage/next".into(), attempt };
+    let both = vec![started(1), completed(b"x", debt("acme", 1)), next(2)];
+    assert_eq!(kind(f.adapter.apply(&claim, at(2), both).await), Some(ErrorKind::Conflict), "tries count from 1");
+    let nothing = f.adapter.steps(&tenant("acme"), RUN).await.unwrap();
+    assert!(nothing.is_empty() && f.adapter.owed(0, 10).await.unwrap().is_empty(), "the last is refused, so is all");
+    let both = vec![started(1), completed(b"x", debt("acme", 1)), next(1)];
+    assert!(!f.adapter.apply(&claim, at(2), both).await.unwrap(), "nobody asked to cancel");
+    let steps = f.adapter.steps(&tenant("acme"), RUN).await.unwrap();
+    let states: Vec<_> = steps.iter().map(|s| (s.path.as_str(), &s.state)).collect();
+    assert_eq!(states, [(STEP, &StepState::Completed), ("stage/next", &StepState::Running)], "in their order");
+    assert_eq!(f.adapter.owed(0, 10).await.unwrap().len(), 1, "and what one of them owes");
+    let after_the_end = vec![moved(RunState::Completed), next(2)];
+    assert_eq!(
+        kind(f.adapter.apply(&claim, at(2), after_the_end).await),
+        Some(ErrorKind::Conflict),
+        "an end is an end"
+    );
+    assert_eq!(f.state().await, RunState::Running, "and was not reached");
+}
+
 async fn remembers_an_intent_until_its_outcome(f: &Fixture<dyn Journal>) {
     let claim = f.claimed("acme").await;
     let intent = Intent { key: OperationKey::derived(&[b"send"]), digest: Digest::of(b"args") };
@@ -268,6 +291,7 @@ async fn cancels_what_is_open(f: &Fixture<dyn Journal>) {
     let claim = f.claimed("acme").await;
     assert!(f.adapter.request_cancel(&tenant("acme"), RUN).await.unwrap(), "an open run can be cancelled");
     assert!(f.adapter.run(&tenant("acme"), RUN).await.unwrap().cancel_requested, "its driver is told");
+    assert!(f.adapter.apply(&claim, at(2), vec![started(1)]).await.unwrap(), "with each change as well");
     f.apply(&claim, moved(RunState::Cancelled)).await.unwrap();
     assert!(!f.adapter.request_cancel(&tenant("acme"), RUN).await.unwrap(), "one that has ended cannot");
     let unknown = f.adapter.request_cancel(&tenant("acme"), RunId::fixed(8)).await;

@@ -179,8 +179,8 @@ impl Journal for Forgetful {
         self.0.release(&of_all(claim)).await
     }
 
-    async fn apply(&self, claim: &Claim, now: Timestamp, transition: Transition) -> Result<()> {
-        self.0.apply(&of_all(claim), now, transition).await
+    async fn apply(&self, claim: &Claim, now: Timestamp, changes: Vec<Transition>) -> Result<bool> {
+        self.0.apply(&of_all(claim), now, changes).await
     }
 
     async fn replay(&self, _: &TenantId, run: RunId, now: Timestamp) -> Result<bool> {

@@ -139,22 +139,27 @@ impl Journal for SqliteStore {
         self.db.write(OP, release).await
     }
 
-    async fn apply(&self, claim: &Claim, now: Timestamp, transition: Transition) -> Result<()> {
+    async fn apply(&self, claim: &Claim, now: Timestamp, changes: Vec<Transition>) -> Result<bool> {
         let claim = claim.clone();
         let apply = move |tx: &Transaction<'_>| {
-            let (key, state) = Key::fenced(tx, APPLY, &claim)?;
-            if state.is_final() {
-                return Err(conflict("the run has ended"));
+            let (key, mut state) = Key::fenced(tx, APPLY, &claim)?;
+            for change in changes {
+                if state.is_final() {
+                    return Err(conflict("the run has ended"));
+                }
+                if let Transition::RunMoved { state: moved, .. } = &change {
+                    state = *moved;
+                }
+                let outbox = key.change(tx, now, change)?;
+                if !outbox.is_empty() {
+                    let sql = "INSERT INTO outbox (tenant, run, body) VALUES (?1, ?2, ?3)";
+                    let values = params![key.tenant, key.run, to_json(APPLY, &outbox)?];
+                    tx.prepare_cached(sql).and_then(|mut s| s.execute(values)).map_err(error(APPLY))?;
+                }
             }
-            let sql = "UPDATE runs SET updated = ?3 WHERE tenant = ?1 AND id = ?2";
-            tx.execute(sql, params![key.tenant, key.run, now.as_nanos()]).map_err(error(APPLY))?;
-            let outbox = key.change(tx, now, transition)?;
-            if outbox.is_empty() {
-                return Ok(());
-            }
-            let sql = "INSERT INTO outbox (tenant, run, body) VALUES (?1, ?2, ?3)";
-            let values = params![key.tenant, key.run, to_json(APPLY, &outbox)?];
-            tx.execute(sql, values).map(|_| ()).map_err(error(APPLY))
+            let sql = "UPDATE runs SET updated = ?3 WHERE tenant = ?1 AND id = ?2 RETURNING cancel_requested";
+            let values = params![key.tenant, key.run, now.as_nanos()];
+            tx.prepare_cached(sql).and_then(|mut s| s.query_row(values, |r| r.get(0))).map_err(error(APPLY))
         };
         self.db.write(APPLY, apply).await
     }

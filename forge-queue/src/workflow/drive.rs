@@ -1,10 +1,7 @@
 //! One run, from where its journal stands to where it ends, waits or is taken away.
 
-use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
-use async_trait::async_trait;
 use forge_core::context::derived_span;
 use forge_core::error::ErrorReport;
 use forge_core::guard::StepBooks;
@@ -12,17 +9,16 @@ use forge_core::journal::{Claim, Intent, Outbox, RunEvent, RunRecord, RunState, 
 use forge_core::metrics::Metric;
 use forge_core::tool::Probed;
 use forge_core::{EmployeeId, Error, ErrorKind, ExecutionContext, Result, Retryability, RunId, TenantId, TraceContext};
-use futures::FutureExt;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument;
 
-use super::context::Place;
 use super::definition::{Body, Mode, Stage, StepDef, path};
 use super::engine::{Engine, bound};
 use super::handle::RunRef;
-use super::{Outputs, StepContext, remote};
+use super::perform::perform;
+use super::{Outputs, remote};
 
 /// How a pass over the run ended.
 enum Pass {
@@ -42,6 +38,15 @@ pub(super) struct Driving<'a> {
     record: RunRecord,
     token: CancellationToken,
     began: Duration,
+    /// The end of the step before, which goes into the journal with what follows it: one commit a step.
+    ended: Option<Change>,
+}
+
+/// A change of the run, and the try that it tells of.
+#[derive(Clone)]
+struct Change {
+    attempt: u32,
+    transition: Transition,
 }
 
 pub(super) async fn drive(engine: &Engine, tenant: &TenantId, run: RunId, token: &CancellationToken) -> Result<()> {
@@ -50,8 +55,14 @@ pub(super) async fn drive(engine: &Engine, tenant: &TenantId, run: RunId, token:
     let now = parts.clock.now();
     let claim = parts.journal.claim(tenant, run, &parts.owner, now, now.after(parts.limits.lease)).await?;
     let record = parts.journal.run(tenant, run).await?;
-    let mut driving =
-        Driving { engine, claim: claim.clone(), record, token: token.clone(), began: parts.clock.monotonic() };
+    let mut driving = Driving {
+        engine,
+        claim: claim.clone(),
+        record,
+        token: token.clone(),
+        began: parts.clock.monotonic(),
+        ended: None,
+    };
     let heart = engine.0.tasks.spawn(heartbeat(engine.clone(), claim.clone(), token.clone()));
     let heart = AbortOnDropHandle::new(heart);
     let outcome = driving.until_rest().await;
@@ -91,13 +102,15 @@ impl Driving<'_> {
         span.record("resource", self.record.run.workflow.as_str());
         let pass = self.walk(&ctx).instrument(span.clone()).await;
         let (state, error) = match pass {
-            Ok(Pass::Left) => return Ok(()),
+            Ok(Pass::Left) => return self.settle().await,
             Ok(Pass::Completed) => (RunState::Completed, None),
             Ok(Pass::Parked) => (RunState::Parked, None),
             Ok(Pass::Failed(e)) if e.kind() == ErrorKind::Cancelled => (RunState::Cancelled, Some(e)),
             Ok(Pass::Failed(e)) => (RunState::Failed, Some(e)),
             // another host has it now, or the journal does not answer: this one must not write
             Err(e) if matches!(e.kind(), ErrorKind::LeaseLost | ErrorKind::Conflict | ErrorKind::Unavailable) => {
+                // but what is done is done, if it still may say so
+                let _ = self.settle().await;
                 return Err(e);
             }
             // nothing is lost by a deploy: the run waits for a host that has its definition
@@ -141,12 +154,17 @@ impl Driving<'_> {
     async fn walk(&mut self, ctx: &ExecutionContext) -> Result<Pass> {
         let shared = &self.engine.0;
         // a cancelled run needs no definition to end
+        if self.record.cancel_requested {
+            return Err(cancelled());
+        }
         self.may_go_on(ctx).await?;
         let definition = shared.definition(&self.record)?;
         let (tenant, run) = (self.claim.tenant.clone(), self.claim.run);
         let mut outputs = Outputs::new(shared.decrypt(&tenant, run, "input", &self.record.run.input)?);
         let done = shared.parts.journal.steps(&tenant, run).await?;
         for stage in &definition.stages {
+            // to enter a stage may take its time
+            self.settle().await?;
             let (stage_ctx, stage_span) = self.enter(ctx, stage).await?;
             for step in &stage.steps {
                 let path = path(stage, step);
@@ -187,14 +205,15 @@ impl Driving<'_> {
 
     /// One step, tried until it is done, given up or parked. An error is the engine's own: the run stays resumable.
     async fn step(
-        &self,
+        &mut self,
         ctx: &ExecutionContext,
         step: &StepDef,
         path: &str,
         before: Option<&StepRecord>,
         outputs: &Outputs,
     ) -> Result<Done> {
-        let parts = &self.engine.0.parts;
+        let engine = self.engine;
+        let parts = &engine.0.parts;
         let mut attempt = before.map_or(0, |s| s.attempt);
         // the tries of a step that was given up and is replayed count no more
         let given_up = |s: &&StepRecord| matches!(s.state, StepState::Failed { next: None, .. });
@@ -203,7 +222,7 @@ impl Driving<'_> {
         let mut failures = 0;
         loop {
             self.may_go_on(ctx).await?;
-            if self.engine.0.stopping.is_cancelled() {
+            if engine.0.stopping.is_cancelled() {
                 return Ok(Done::Waits);
             }
             if let Some(open) = intent.take() {
@@ -219,7 +238,12 @@ impl Driving<'_> {
                 return Ok(Done::Failed(e.with("step", path.to_owned()).with_retry(Retryability::Exhausted)));
             }
             attempt += 1;
-            self.apply(attempt, Transition::StepStarted { path: path.into(), attempt }).await?;
+            if self.apply(attempt, Transition::StepStarted { path: path.into(), attempt }).await? {
+                return Ok(match self.stopped(step, path, attempt, failures, cancelled(), Outbox::default()).await? {
+                    After::GivenUp(e) => Done::Failed(e),
+                    After::Parked | After::Retry(_) | After::LookUp(_) => Done::Waits,
+                });
+            }
             let name = format!("step {}", step.name);
             let (step_ctx, span) = forge_core::context::span(ctx, &name);
             span.record("attempt", attempt);
@@ -231,9 +255,9 @@ impl Driving<'_> {
             parts.metrics.observe(Metric::StepDuration, &[ctx.tenant().as_str(), &step.name], took);
             let error = match outcome {
                 Ok(output) => {
-                    let blob = self.engine.0.encrypt(ctx.tenant(), self.claim.run, path, &output)?;
-                    let completed = Transition::StepCompleted { path: path.into(), output: blob, outbox };
-                    self.apply(attempt, completed).await?;
+                    let blob = engine.0.encrypt(ctx.tenant(), self.claim.run, path, &output)?;
+                    let transition = Transition::StepCompleted { path: path.into(), output: blob, outbox };
+                    self.ended = Some(Change { attempt, transition });
                     return Ok(Done::Output(output));
                 }
                 Err(e) => e,
@@ -261,7 +285,7 @@ impl Driving<'_> {
 
     /// Journals a try that did not complete and says what follows.
     async fn stopped(
-        &self,
+        &mut self,
         step: &StepDef,
         path: &str,
         attempt: u32,
@@ -316,7 +340,7 @@ impl Driving<'_> {
 
     /// After a crash or a lost answer: did the effect happen?
     async fn look_up(
-        &self,
+        &mut self,
         ctx: &ExecutionContext,
         step: &StepDef,
         path: &str,
@@ -389,17 +413,14 @@ impl Driving<'_> {
         Ok(journal.run(&self.claim.tenant, self.claim.run).await?.cancel_requested)
     }
 
-    /// Cancelled, out of time, or free to go on.
+    /// Cut off, cancelled by this host, out of time, or free to go on. Of a cancellation that others asked for the journal tells
+    /// when a try begins.
     async fn may_go_on(&self, ctx: &ExecutionContext) -> Result<()> {
         let parts = &self.engine.0.parts;
-        let record = parts.journal.run(&self.claim.tenant, self.claim.run).await?;
-        if record.cancel_requested {
-            return Err(Error::new(ErrorKind::Cancelled, "workflow.run", "the run was cancelled"));
-        }
         if self.token.is_cancelled() {
-            return Err(cut_off());
+            return Err(if self.is_cancel_requested().await? { cancelled() } else { cut_off() });
         }
-        let ran = record.running + parts.clock.monotonic().saturating_sub(self.began);
+        let ran = self.record.running + parts.clock.monotonic().saturating_sub(self.began);
         if ran > parts.limits.running {
             let e = Error::new(ErrorKind::Timeout, "workflow.run", "the run used up its running time")
                 .with_retry(Retryability::Never);
@@ -413,32 +434,66 @@ impl Driving<'_> {
         let now = clock.monotonic();
         let ran = now.saturating_sub(self.began);
         self.began = now;
-        self.apply(0, Transition::RunMoved { state, error, ran }).await
+        self.record.running += ran;
+        self.apply(0, Transition::RunMoved { state, error, ran }).await.map(drop)
     }
 
-    /// Journals a change, then tells who listens.
-    async fn apply(&self, attempt: u32, transition: Transition) -> Result<()> {
+    /// Journals the end of the step before, if that is still to be done.
+    async fn settle(&mut self) -> Result<()> {
+        match self.ended.take() {
+            Some(ended) => self.journal(vec![ended]).await.map(drop),
+            None => Ok(()),
+        }
+    }
+
+    /// Journals a change, after the end of the step before and with it. Returns whether the run's cancellation was asked for.
+    async fn apply(&mut self, attempt: u32, transition: Transition) -> Result<bool> {
+        let ended = self.ended.clone();
+        let change = Change { attempt, transition };
+        let asked = self.journal(ended.into_iter().chain([change]).collect()).await?;
+        self.ended = None;
+        Ok(asked)
+    }
+
+    /// Journals changes, then tells who listens.
+    async fn journal(&self, changes: Vec<Change>) -> Result<bool> {
         let parts = &self.engine.0.parts;
         let at = parts.clock.now();
-        let event = {
-            let (path, what, error) = transition.event();
+        let event = |c: &Change| {
+            let (path, what, error) = c.transition.event();
             let error = error.map(|k| k.as_str().to_owned());
             // the number is the journal's to give
-            RunEvent { seq: 0, at, path: path.to_owned(), what: what.to_owned(), attempt, error }
+            RunEvent { seq: 0, at, path: path.to_owned(), what: what.to_owned(), attempt: c.attempt, error }
         };
-        parts.journal.apply(&self.claim, at, transition).await?;
-        self.engine.0.changed.notify_waiters();
-        if let Some(observer) = &parts.observer {
-            let run = RunRef { tenant: self.claim.tenant.clone(), run: self.claim.run };
-            observer(&run, &event);
+        let observed = parts.observer.as_ref().map(|o| (o, changes.iter().map(event).collect::<Vec<_>>()));
+        let moved = changes.iter().any(|c| matches!(c.transition, Transition::RunMoved { .. }));
+        let owes = changes.iter().any(|c| c.transition.owes());
+        let changes = changes.into_iter().map(|c| c.transition).collect();
+        let asked = parts.journal.apply(&self.claim, at, changes).await?;
+        let bells = &self.engine.0.bells;
+        if moved {
+            bells.rested(self.claim.run)
+        } else {
+            bells.changed(self.claim.run)
         }
-        Ok(())
+        if owes {
+            bells.owed.notify_waiters();
+        }
+        if let Some((observer, events)) = observed {
+            let run = RunRef { tenant: self.claim.tenant.clone(), run: self.claim.run };
+            events.iter().for_each(|event| observer(&run, event));
+        }
+        Ok(asked)
     }
 }
 
 /// The claim is another's, or the host is going down with the step in its hands.
 fn cut_off() -> Error {
     Error::new(ErrorKind::LeaseLost, "workflow.run", "the run was taken over or cut off")
+}
+
+fn cancelled() -> Error {
+    Error::new(ErrorKind::Cancelled, "workflow.run", "the run was cancelled")
 }
 
 enum Looked {
@@ -460,68 +515,4 @@ enum After {
     Retry(Duration),
     LookUp(Intent),
     Parked,
-}
-
-/// Runs a step's body, in whichever process it is: the guard around each call in it, its books collected.
-pub(super) async fn perform(
-    engine: &Engine,
-    ctx: &ExecutionContext,
-    claim: &Claim,
-    step: &StepDef,
-    path: &str,
-    attempt: u32,
-    outputs: &Outputs,
-) -> (Result<Value>, Outbox) {
-    let parts = &engine.0.parts;
-    let books = StepBooks::default();
-    let intents = Arc::new(Intents { engine: engine.clone(), claim: claim.clone(), path: path.to_owned() });
-    let place = Place {
-        run: claim.run,
-        path: path.into(),
-        attempt,
-        books: books.clone(),
-        intents,
-        ordinal: Arc::new(AtomicU32::new(0)),
-    };
-    let work = async {
-        match &step.body {
-            Body::Tool { tool, args } => {
-                let options = place.options(ctx);
-                parts.tools.call(ctx, tool, args(outputs)?, options).await.map(|o| o.content().clone())
-            }
-            Body::Code(code) => {
-                let (tools, models) = (parts.tools.clone(), parts.models.clone());
-                code(StepContext { ctx: ctx.clone(), outputs: outputs.clone(), tools, models, place }).await
-            }
-        }
-    };
-    let outcome = std::panic::AssertUnwindSafe(work).catch_unwind().await;
-    let outcome = outcome
-        .unwrap_or_else(|_| Err(Error::unexpected("workflow.step", "the step panicked").with("step", path.to_owned())));
-    (outcome, books.take())
-}
-
-/// Writes intents into the run's journal. An intent that is still open is somebody's effect: no second one is made over it.
-struct Intents {
-    engine: Engine,
-    claim: Claim,
-    path: String,
-}
-
-#[async_trait]
-impl forge_core::guard::IntentLog for Intents {
-    async fn intend(&self, intent: Intent) -> Result<()> {
-        let parts = &self.engine.0.parts;
-        let steps = parts.journal.steps(&self.claim.tenant, self.claim.run).await?;
-        let open = steps.iter().find(|s| s.path == self.path).and_then(|s| s.intent.as_ref());
-        if open.is_some_and(|i| i.key == intent.key) {
-            return Err(Error::new(
-                ErrorKind::UnknownOutcome,
-                "workflow.intend",
-                "an earlier try may have made this effect",
-            ));
-        }
-        let transition = Transition::Intended { path: self.path.clone(), intent };
-        parts.journal.apply(&self.claim, parts.clock.now(), transition).await
-    }
 }

@@ -6,6 +6,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use super::bells::Bells;
 use forge_core::approvals::{ApprovalState, Approvals};
 use forge_core::audit::AuditLog;
 use forge_core::guard::{Access, Guard, Models, Tools};
@@ -22,7 +23,6 @@ use forge_core::{
 use futures::FutureExt;
 use serde::Serialize;
 use serde_json::Value;
-use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -97,8 +97,7 @@ pub(super) struct Shared {
     pub(super) tasks: TaskTracker,
     /// Set at shutdown: a run stops between two steps.
     pub(super) stopping: CancellationToken,
-    /// Something was journalled: wakes waiting handles and the relay.
-    pub(super) changed: Notify,
+    pub(super) bells: Bells,
 }
 
 impl Engine {
@@ -118,7 +117,7 @@ impl Engine {
             driving: Mutex::default(),
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
-            changed: Notify::new(),
+            bells: Bells::default(),
         })))
     }
 
@@ -362,7 +361,7 @@ impl Engine {
     /// knows how to go on.
     pub async fn shutdown(&self, within: Duration) {
         self.0.stopping.cancel();
-        self.0.changed.notify_waiters();
+        self.0.bells.all();
         self.0.tasks.close();
         tokio::select! {
             () = self.0.tasks.wait() => {}
@@ -399,12 +398,16 @@ impl Engine {
                 let outcome = AssertUnwindSafe(drive::drive(&engine, &tenant, run, &token)).catch_unwind().await;
                 let outcome =
                     outcome.unwrap_or_else(|_| Err(Error::unexpected("workflow.run", "driving the run panicked")));
-                engine.0.changed.notify_waiters();
+                engine.0.bells.rested(run);
                 if let Err(e) = outcome {
                     tracing::warn!(tenant = %tenant, run = %run, error = %e, "the run stopped here and stays resumable");
                 }
             }
-            engine.0.changed.notify_waiters();
+            engine.0.bells.rested(run);
+            if engine.0.stopping.is_cancelled() {
+                // the relay leaves with the last driver
+                engine.0.bells.owed.notify_waiters();
+            }
         });
     }
 }

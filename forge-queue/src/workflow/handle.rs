@@ -146,8 +146,9 @@ impl RunHandle {
             if ended {
                 return Ok::<_, Error>(None);
             }
+            let listener = handle.engine.0.bells.listen(handle.run.run);
             loop {
-                let changed = handle.engine.0.changed.notified();
+                let changed = listener.bell.changed.notified();
                 // the state first: events that follow it belong to the next look
                 let resting = handle.resting().await?;
                 let run = &handle.run;
@@ -171,8 +172,9 @@ impl RunHandle {
     /// # Errors
     /// `Unavailable`, also if the host shuts down meanwhile: the run goes on at the next start.
     pub async fn wait(&self) -> Result<Outcome> {
+        let listener = self.engine.0.bells.listen(self.run.run);
         loop {
-            let changed = self.engine.0.changed.notified();
+            let rested = listener.bell.rested.notified();
             if self.resting().await? {
                 let record = self.engine.0.parts.journal.run(&self.run.tenant, self.run.run).await?;
                 let unnamed = || Error::unexpected("run.wait", "the run ended without a reason").report();
@@ -182,7 +184,7 @@ impl RunHandle {
                     RunState::Failed | RunState::Cancelled => Outcome::Ended(record.error.unwrap_or_else(unnamed)),
                 });
             }
-            self.pause(changed).await?;
+            self.pause(rested).await?;
         }
     }
 

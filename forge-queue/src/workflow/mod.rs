@@ -21,12 +21,14 @@
 //! # drop(workflow);
 //! ```
 
+mod bells;
 mod context;
 mod definition;
 mod drive;
 mod engine;
 mod handle;
 mod outputs;
+mod perform;
 mod relay;
 mod remote;
 

@@ -5,10 +5,13 @@ use std::time::Duration;
 use forge_core::audit::Durability;
 use forge_core::journal::Owed;
 use forge_core::{ExecutionContext, Principal, RequestId, Result};
+use futures::{StreamExt, stream};
 
 use super::engine::Engine;
 
 const BATCH: usize = 256;
+/// Rows on their way at a time: the books commit them together.
+const AT_ONCE: usize = 64;
 /// A process that writes to the same journal may have added something.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
@@ -16,7 +19,7 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 pub(super) async fn run(engine: Engine) {
     let shared = &engine.0;
     loop {
-        let changed = shared.changed.notified();
+        let owed = shared.bells.owed.notified();
         if let Err(e) = drain(&engine).await {
             // nothing is lost: what is not relayed stays owed
             tracing::warn!(error = %e, "the outbox could not be relayed; it is tried again");
@@ -28,7 +31,7 @@ pub(super) async fn run(engine: Engine) {
             return;
         }
         tokio::select! {
-            () = changed => {}
+            () = owed => {}
             () = shared.parts.clock.sleep(LOOK_AGAIN) => {}
         }
     }
@@ -42,16 +45,25 @@ pub(super) async fn drain(engine: &Engine) -> Result<()> {
         let owed = journal.owed(after, BATCH).await?;
         let Some(last) = owed.last() else { return failed.map_or(Ok(()), Err) };
         after = last.id;
-        for row in owed {
+        let pay = |row: Owed| async move {
             let (id, tenant) = (row.id, row.tenant.clone());
-            match pay(engine, row).await {
-                Ok(()) => journal.paid(&[id]).await?,
+            (id, tenant, pay(engine, row).await)
+        };
+        let mut paying = stream::iter(owed).map(pay).buffered(AT_ONCE);
+        let mut paid = Vec::new();
+        while let Some((id, tenant, outcome)) = paying.next().await {
+            match outcome {
+                Ok(()) => paid.push(id),
                 // rows that cannot be written must not hold up those behind them
                 Err(e) => {
                     tracing::warn!(%tenant, row = id, error = %e, "an outbox row could not be relayed; it stays owed");
                     failed = Some(e);
                 }
             }
+        }
+        // what a crash keeps from being said here is paid again, and a duplicate
+        if !paid.is_empty() {
+            journal.paid(&paid).await?;
         }
     }
 }

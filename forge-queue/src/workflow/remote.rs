@@ -14,8 +14,8 @@ use serde_json::Value;
 
 use super::Outputs;
 use super::definition::path;
-use super::drive::perform;
 use super::engine::Engine;
+use super::perform::perform;
 
 /// The task's name.
 const STEP: &str = "forge.step";

@@ -63,6 +63,7 @@ pub(crate) struct Opened {
 pub(crate) fn reader(path: &Path) -> Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let c = Connection::open_with_flags(path, flags).map_err(error("sqlite.open"))?;
+    c.set_prepared_statement_cache_capacity(STATEMENTS);
     c.busy_timeout(BUSY).map_err(error("sqlite.open"))?;
     Ok(c)
 }
@@ -70,7 +71,11 @@ pub(crate) fn reader(path: &Path) -> Result<Connection> {
 /// How long a writer of another process is waited for.
 const BUSY: Duration = Duration::from_secs(10);
 
+/// Prepared statements kept by a connection: more than a store has, so that none is compiled twice.
+const STATEMENTS: usize = 128;
+
 fn configure(c: &Connection) -> Result<()> {
+    c.set_prepared_statement_cache_capacity(STATEMENTS);
     let set = || -> rusqlite::Result<()> {
         c.busy_timeout(BUSY)?;
         c.pragma_update(None, "journal_mode", "WAL")?;

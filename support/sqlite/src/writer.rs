@@ -89,11 +89,14 @@ pub(crate) fn in_savepoint<T>(
     work: impl FnOnce(&Transaction<'_>) -> Result<T>,
 ) -> Result<T> {
     let tx = tx.map_err(|e| shared(&e))?;
-    tx.execute_batch("SAVEPOINT job").map_err(error("sqlite.savepoint"))?;
+    let run = |sql| tx.prepare_cached(sql).and_then(|mut s| s.execute([])).map_err(error("sqlite.savepoint"));
+    run("SAVEPOINT job")?;
     let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work(tx)))
         .unwrap_or_else(|_| Err(Error::unexpected("sqlite.write", "the job panicked; nothing of it was written")));
-    let end = if outcome.is_ok() { "RELEASE job" } else { "ROLLBACK TO job; RELEASE job" };
-    tx.execute_batch(end).map_err(error("sqlite.savepoint"))?;
+    if outcome.is_err() {
+        run("ROLLBACK TO job")?;
+    }
+    run("RELEASE job")?;
     outcome
 }
 
