@@ -25,6 +25,8 @@ pub const FIRM: &str = "hartwell";
 pub const STRANGER: &str = "globex";
 /// The firm's folder in Drive.
 pub const FOLDER: &str = "folder-hartwell-ndas";
+/// The tag of what lies in it.
+const MATTER: &str = "matter";
 /// The stranger's.
 const OTHER_FOLDER: &str = "folder-globex";
 
@@ -90,7 +92,13 @@ impl StandIns {
                 .with(format!("{tenant}.slack"), Secret::new(token));
             let secret = |name: &str| -> Result<SecretRef> { format!("mem:{tenant}.{name}").parse() };
             let id = TenantId::parse(tenant)?;
-            drives.insert(id.clone(), DriveAccount { key_file: secret("drive")?, folders: vec![folder.to_owned()] });
+            drives.insert(
+                id.clone(),
+                DriveAccount {
+                    key_file: secret("drive")?,
+                    folders: [(folder.to_owned(), vec![MATTER.to_owned()])].into(),
+                },
+            );
             workspaces.insert(id, SlackWorkspace { token: secret("slack")? });
         }
         let http = HttpClient::new(self.http.clone())?;
@@ -114,6 +122,7 @@ fn firm() -> Value {
             "hr": ["tool.call:kb_search", "tool.call:slack_post"],
             "partner": ["approval.read:*", "approval.decide:slack_post", "run.read:run", "run.replay:run", "usage.read:usage", "audit.read:audit"],
         },
+        "doc_access": { MATTER: ["lawyer", "research"] },
         "always_approve": ["slack_post"],
         "approvers": ["partner"],
         "send_allow": { "slack_post": [CHANNEL] },

@@ -30,6 +30,9 @@ pub async fn attempt(forge: &Forge, standins: &StandIns, targets: &Targets, proo
     let lawyer = act_as(forge, FIRM, "lawyer_001")?;
     let fetch = forge.scope(&hr).call("drive_fetch", json!({ "file": targets.file })).await;
     refused(forge, proof, "hr_001 may not fetch", &hr, fetch.err()).await?;
+    let read = forge.scope(&intake).call("drive_fetch", json!({ "file": targets.file })).await;
+    refused(forge, proof, "intake_001 may fetch, but not read a matter", &intake, read.err()).await?;
+    let intake = act_as(forge, FIRM, "intake_001")?;
     let post = forge.scope(&intake).call("slack_post", json!({ "channel": CHANNEL, "text": "hello" })).await;
     refused(forge, proof, "intake_001 may not post", &intake, post.err()).await?;
 

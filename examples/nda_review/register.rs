@@ -27,3 +27,18 @@ impl TaskHandler for CaseRegister {
         )
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use forge::core::testing::{HandlerCase, task_handler};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn it_keeps_the_contract_of_handlers() {
+        task_handler(async || {
+            HandlerCase::new(CaseRegister, json!({ "case": "2031-7", "contact": "ana@example.com" }))
+        })
+        .await;
+    }
+}

@@ -1,8 +1,11 @@
 //! The firm's own tools: reading a document, and asking its playbook.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use bytes::Bytes;
 use forge::core::blob::BlobRef;
+use forge::core::guard::CacheFor;
 use forge::core::{Namespace, Slug};
 use forge::memory::Memory;
 use forge::prelude::*;
@@ -48,7 +51,8 @@ impl Tool for DocumentParser {
         ToolSpec::new("document_parser", "turns a document into text")
             .input::<Value>()
             .effect(Effect::Read)
-            .timeout(std::time::Duration::from_secs(60))
+            .cached(Duration::from_secs(24 * 3600), CacheFor::Tenant)
+            .timeout(Duration::from_secs(60))
     }
 
     async fn call(&self, ctx: &ExecutionContext, call: ToolCall) -> Result<ToolOutput> {
@@ -95,7 +99,11 @@ struct SearchArgs {
 #[async_trait]
 impl Tool for KbSearch {
     fn spec(&self) -> ToolSpec {
-        ToolSpec::new("kb_search", "searches the firm's playbook").input::<SearchArgs>().effect(Effect::Read)
+        // what is found depends on what its asker may read
+        ToolSpec::new("kb_search", "searches the firm's playbook")
+            .input::<SearchArgs>()
+            .effect(Effect::Read)
+            .cached(Duration::from_secs(30 * 60), CacheFor::Employee)
     }
 
     async fn call(&self, ctx: &ExecutionContext, call: ToolCall) -> Result<ToolOutput> {
@@ -112,5 +120,28 @@ impl Tool for KbSearch {
             }
         }
         Ok(json!(found).into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use forge::core::testing::{self, ToolCase, context, tool_env};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn they_keep_the_contract_of_tools() {
+        testing::tool(async || {
+            let env = tool_env();
+            let ana = context("acme", "ana", "analyst");
+            let blob = env.blobs.put(&ana, Bytes::from("Mutual non-disclosure agreement.")).await.unwrap();
+            let args = json!({ "blob": blob, "name": "nda.txt" });
+            ToolCase::new(Arc::new(DocumentParser) as Arc<dyn Tool>, args).with_env(env)
+        })
+        .await;
+        testing::tool(async || ToolCase::new(Arc::new(KbSearch) as Arc<dyn Tool>, json!({ "queries": ["term"] })))
+            .await;
     }
 }

@@ -254,8 +254,9 @@ pub trait Broker: HealthCheck + std::fmt::Debug + Send + Sync + 'static {
 /// Does the work of one kind of task.
 ///
 /// # Contract
-/// May run again after a crash: an effect in it goes through the guard with a key. The error's retryability decides what
-/// follows.
+/// The same task may be handed over again, after a crash or where a try was cut off: an effect in it goes through the guard with a
+/// key, so that it is made once. The task's tenant is part of what it is: another tenant's task with the same id is another task.
+/// A payload that it does not know is `InvalidInput`. The error's retryability decides what follows.
 #[async_trait]
 pub trait TaskHandler: std::fmt::Debug + Send + Sync + 'static {
     /// Does it; the answer is kept as the task's result.

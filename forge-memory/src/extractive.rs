@@ -1,6 +1,7 @@
 //! A provider for hosts without a language model: it answers with the document's own sentences, and says that it is none.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use forge_core::model::{Citation, Completion, CompletionRequest, LanguageModel, ModelCapability, Speaker};
@@ -53,7 +54,7 @@ impl LanguageModel for ExtractiveModel {
     }
 
     fn capability(&self) -> ModelCapability {
-        ModelCapability::new(false, true, false)
+        ModelCapability::new(false, true, false).cached(Duration::from_secs(3600))
     }
 }
 

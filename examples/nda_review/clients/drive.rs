@@ -4,7 +4,7 @@
 //! So the folder of the file itself decides, and the bytes must be the ones that Drive describes.
 //! Source: <https://developers.google.com/workspace/drive/api/reference/rest/v3/files>.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -36,7 +36,8 @@ pub struct DriveAccount {
     pub key_file: SecretRef,
     /// The folders, or roots of shared drives, that files may lie in; nothing outside them, nor in folders below them, is fetched,
     /// whatever the account can see.
-    pub folders: Vec<String>,
+    /// Each has the tags of the documents in it, by which the policy decides who may read them.
+    pub folders: BTreeMap<String, Vec<String>>,
 }
 
 /// The tool `drive_fetch`.
@@ -139,7 +140,7 @@ impl DriveFetch {
     ) -> Result<Metadata> {
         let request = || Ok(self.url(id)?.query("fields", FIELDS).query("supportsAllDrives", "true"));
         let found: Metadata = self.ask(ctx, call, key_file, "drive.metadata", request).await?.json("drive.metadata")?;
-        if !found.parents.iter().any(|p| account.folders.contains(p)) {
+        if !found.parents.iter().any(|p| account.folders.contains_key(p)) {
             return Err(Error::new(
                 ErrorKind::TenantMismatch,
                 "drive.fetch",
@@ -221,6 +222,8 @@ impl Tool for DriveFetch {
             found = self.metadata(ctx, &call, account, &key_file, &target).await?;
         }
         let bytes = self.download(ctx, &call, &key_file, &found).await?;
+        let tags: Vec<String> =
+            found.parents.iter().filter_map(|p| account.folders.get(p)).flatten().cloned().collect();
         let fetched = Fetched {
             sha256: hex(&Sha256::digest(&bytes)),
             size: u64::try_from(bytes.len()).unwrap_or(u64::MAX),
@@ -229,7 +232,7 @@ impl Tool for DriveFetch {
             mime_type: if found.mime_type == GOOGLE_DOC { WORD.to_owned() } else { found.mime_type },
         };
         serde_json::to_value(fetched)
-            .map(Into::into)
+            .map(|fetched| ToolOutput::from(fetched).with_documents(tags))
             .map_err(|e| Error::unexpected("drive.fetch", "the answer does not serialise").with_source(e))
     }
 }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use forge::core::secret::{Secret, Secrets, StaticSecrets};
-use forge::core::testing::{context, tool_call, tool_env};
-use forge::core::tool::{Probe, Probed};
+use forge::core::testing::{self, ToolCase, context, tool_call, tool_env};
+use forge::core::tool::{Probe, Probed, ToolEnv};
 use forge::core::{Retryability, SystemClock, TenantId};
 use forge::prelude::*;
 use forge_http::{HttpClient, HttpOptions};
@@ -41,7 +41,10 @@ async fn world(drive_faults: Vec<Fault>, slack_faults: Vec<Fault>) -> World {
         slack.install(tenant, &format!("bot-{tenant}"), &["C1"]);
         let id = TenantId::parse(tenant).unwrap();
         let key_file = format!("mem:{tenant}.drive").parse().unwrap();
-        drives.insert(id.clone(), DriveAccount { key_file, folders: vec![format!("folder-{tenant}")] });
+        drives.insert(
+            id.clone(),
+            DriveAccount { key_file, folders: [(format!("folder-{tenant}"), vec![format!("of-{tenant}")])].into() },
+        );
         workspaces.insert(id, SlackWorkspace { token: format!("mem:{tenant}.slack").parse().unwrap() });
     }
     let http = HttpClient::new(HttpOptions::default()).unwrap();
@@ -52,10 +55,7 @@ async fn world(drive_faults: Vec<Fault>, slack_faults: Vec<Fault>) -> World {
 
 impl World {
     fn call(&self, tool: &str, args: Value) -> ToolCall {
-        let mut env = tool_env();
-        env.clock = Arc::new(SystemClock);
-        env.secrets = Secrets::standard().with(self.secrets.clone());
-        tool_call(tool, &args, env).unwrap()
+        tool_call(tool, &args, env(&self.secrets)).unwrap()
     }
 
     async fn fetch(&self, tenant: &str, file: &str) -> Result<Fetched> {
@@ -247,4 +247,44 @@ async fn what_slack_refuses_is_final_and_tells_no_secret() {
     for shown in [format!("{:?}", w.post), format!("{:?}", w.drive), format!("{elsewhere:?}")] {
         assert!(!shown.contains("bot-acme") && !shown.contains("PRIVATE KEY"), "{shown}");
     }
+}
+
+/// The tools keep the contracts of tools, and the one that sends that of probes.
+#[tokio::test]
+async fn the_clients_keep_the_contracts() {
+    testing::tool(async || {
+        let w = world(vec![], vec![]).await;
+        let file = w.google.add_file("folder-acme", "nda.pdf", PDF, &b"%PDF-1.7"[..]);
+        let World { dir, google, drive, secrets, .. } = w;
+        let case = ToolCase::new(Arc::new(drive) as Arc<dyn Tool>, json!({ "file": file }));
+        case.with_env(env(&secrets)).with_secret("PRIVATE KEY").keeping((dir, google))
+    })
+    .await;
+    testing::tool(async || {
+        let w = world(vec![], vec![]).await;
+        posting(Arc::new(w.post) as Arc<dyn Tool>, w.slack, &w.secrets).keeping(w.dir)
+    })
+    .await;
+    testing::probe(async || {
+        let w = world(vec![], vec![]).await;
+        posting(Arc::new(w.post) as Arc<dyn Probe>, w.slack, &w.secrets).keeping(w.dir)
+    })
+    .await;
+}
+
+fn posting<T: ?Sized>(tool: Arc<T>, slack: SlackStandIn, secrets: &StaticSecrets) -> ToolCase<T> {
+    let slack = Arc::new(slack);
+    let seen = slack.clone();
+    ToolCase::new(tool, json!({ "channel": "C1", "text": "hello" }))
+        .with_env(env(secrets))
+        .with_effects(move || seen.messages().len())
+        .with_secret("bot-acme")
+        .keeping(slack)
+}
+
+fn env(secrets: &StaticSecrets) -> ToolEnv {
+    let mut env = tool_env();
+    env.clock = Arc::new(SystemClock);
+    env.secrets = Secrets::standard().with(secrets.clone());
+    env
 }

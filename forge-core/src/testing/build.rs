@@ -1,13 +1,18 @@
 //! Contexts, calls and guards for tests of backends and hosts.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::Value;
 
 use crate::guard::{Guard, GuardParts};
 use crate::metrics::NoMetrics;
+use crate::queue::Lease;
 use crate::tool::{ToolCall, ToolEnv};
-use crate::{Clock, ExecutionContext, OperationKey, Principal, RequestId, Result, ToolName, fake};
+use crate::{
+    Clock, Digest, ExecutionContext, OperationKey, Principal, RequestId, Result, SealedContext, SealedFor, Slug,
+    TaskId, Timestamp, ToolName, fake,
+};
 
 /// A context of `tenant/employee` with a role; its request id follows from the two names.
 ///
@@ -28,6 +33,31 @@ pub fn tool_call(name: &str, args: &Value, env: ToolEnv) -> Result<ToolCall> {
         .map_err(|e| crate::Error::invalid("testing.tool_call", "the arguments do not serialise").with_source(e))?;
     let key = OperationKey::derived(&[b"test", name.as_bytes(), raw.get().as_bytes()]);
     Ok(ToolCall::new(ToolName::parse(name)?, Arc::from(raw), key, 1, None, env))
+}
+
+/// A task as a worker would hand it to its handler, for unit tests of one handler.
+///
+/// # Panics
+/// If the context cannot be sealed, which fakes always can.
+#[expect(clippy::expect_used, reason = "a test helper")]
+pub fn lease(ctx: &ExecutionContext, id: TaskId, payload: Value, attempt: u32) -> Lease {
+    let name = Slug::parse("task").expect("a name");
+    let body = Digest::of(payload.to_string().as_bytes());
+    let bound = SealedFor { id: id.to_string(), name: name.to_string(), queue: "default".into(), body };
+    let (now, hour) = (Timestamp::from_nanos(0), Duration::from_secs(3600));
+    let context = SealedContext::seal(ctx, bound, &fake::FakeKeyring, now, now.after(hour)).expect("a seal");
+    Lease {
+        tenant: ctx.tenant().clone(),
+        id,
+        name,
+        queue: "default".into(),
+        payload,
+        context,
+        attempt,
+        max_retries: 5,
+        fence: u64::from(attempt),
+        until: now.after(hour),
+    }
 }
 
 /// A tool's environment made of fakes.

@@ -3,6 +3,7 @@
 
 mod books;
 mod clock;
+mod handler;
 mod health;
 mod keyring;
 mod kv;
