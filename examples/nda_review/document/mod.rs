@@ -253,6 +253,16 @@ mod tests {
     }
 
     #[test]
+    fn a_word_document_with_a_password_says_so() {
+        let mut bytes = vec![0xd0, 0xcf, 0x11, 0xe0, 0xa1, 0xb1, 0x1a, 0xe1];
+        bytes.extend([0; 504]);
+        assert!(matches!(parse("a.docx", &bytes, &Limits::default()), Err(ParseError::Unsupported { .. })));
+        // the stream that holds the sealed package, in the directory of the compound file (MS-OFFCRYPTO 2.3)
+        bytes.extend("EncryptedPackage".encode_utf16().flat_map(u16::to_le_bytes));
+        assert!(matches!(parse("a.docx", &bytes, &Limits::default()), Err(ParseError::Encrypted { .. })));
+    }
+
+    #[test]
     fn limits_are_kept() {
         let limits = Limits { max_bytes: 4, ..Limits::default() };
         assert!(matches!(parse("x", b"12345", &limits), Err(ParseError::TooLarge { bytes: 5, .. })));

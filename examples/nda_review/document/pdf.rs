@@ -338,19 +338,30 @@ fn collect_forms(document: &Document, resources: &Dictionary, forms: &mut BTreeM
 
 #[cfg(test)]
 mod tests {
+    use lopdf::encryption::{EncryptionState, EncryptionVersion, Permissions};
     use lopdf::{Document, Object, Stream, dictionary};
 
     use crate::document::{Limits, ParseError, parse};
 
     /// A PDF of one page whose content stream is `content`.
     fn pdf(content: &str) -> Vec<u8> {
+        saved(of_one_page(Stream::new(dictionary! {}, content.as_bytes().to_vec())))
+    }
+
+    fn saved(mut document: Document) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        document.save_to(&mut bytes).unwrap();
+        bytes
+    }
+
+    fn of_one_page(content: Stream) -> Document {
         let mut document = Document::with_version("1.5");
         let pages = document.new_object_id();
         let font = document.add_object(dictionary! {
             "Type" => "Font", "Subtype" => "Type1", "BaseFont" => "Helvetica", "Encoding" => "WinAnsiEncoding",
         });
         let resources = document.add_object(dictionary! { "Font" => dictionary! { "F1" => font } });
-        let stream = document.add_object(Stream::new(dictionary! {}, content.as_bytes().to_vec()));
+        let stream = document.add_object(content);
         let page = document.add_object(dictionary! {
             "Type" => "Page", "Parent" => pages, "Contents" => stream, "Resources" => resources,
             "MediaBox" => vec![0.into(), 0.into(), 612.into(), 792.into()],
@@ -359,9 +370,59 @@ mod tests {
         document.objects.insert(pages, Object::Dictionary(kids));
         let catalog = document.add_object(dictionary! { "Type" => "Catalog", "Pages" => pages });
         document.trailer.set("Root", catalog);
-        let mut bytes = Vec::new();
-        document.save_to(&mut bytes).unwrap();
-        bytes
+        document
+    }
+
+    const WORDS: &[u8] = b"BT /F1 10 Tf 50 700 Td (The receiving party keeps it secret.) Tj ET";
+
+    #[test]
+    fn a_pdf_with_a_password_says_so() {
+        let mut document = of_one_page(Stream::new(dictionary! {}, WORDS.to_vec()));
+        let id = Object::string_literal("0123456789abcdef");
+        document.trailer.set("ID", vec![id.clone(), id]);
+        let version = EncryptionVersion::V2 {
+            document: &document,
+            owner_password: "owner",
+            user_password: "user",
+            key_length: 128,
+            permissions: Permissions::all(),
+        };
+        let state = EncryptionState::try_from(version).unwrap();
+        document.encrypt(&state).unwrap();
+        let refused = parse("a.pdf", &saved(document), &Limits::default()).unwrap_err();
+        assert!(matches!(refused, ParseError::Encrypted { .. }), "{refused}");
+        assert!(refused.to_string().contains("send it without one"), "{refused}");
+    }
+
+    /// 64 MiB of numbers, and 64 MiB of orders, in a file of some hundred kilobytes.
+    #[test]
+    fn a_stream_that_unpacks_to_too_much_is_not_unpacked() {
+        for filler in [&b"0 "[..], b"0 0 Td "] {
+            let mut content = Stream::new(dictionary! {}, filler.repeat(64 * 1024 * 1024 / filler.len()));
+            content.compress().unwrap();
+            assert!(content.content.len() < 1024 * 1024);
+            let bytes = saved(of_one_page(content));
+            let refused = parse("bomb.pdf", &bytes, &Limits::default()).unwrap_err();
+            assert!(
+                matches!(refused, ParseError::TooManyCharacters { .. } | ParseError::Malformed { .. }),
+                "{refused}"
+            );
+        }
+    }
+
+    /// Wherever a file is cut off, it is refused, or what is missing is said.
+    #[test]
+    fn a_file_that_is_cut_off_is_never_taken_for_whole() {
+        let whole = include_bytes!("../samples/hartwell_mutual_nda.pdf");
+        let complete = parse("a.pdf", whole, &Limits::default()).unwrap();
+        for cut in (0..whole.len() - 64).step_by(whole.len() / 97) {
+            if let Ok(found) = parse("a.pdf", &whole[..cut], &Limits::default()) {
+                assert!(
+                    found.text == complete.text || !found.warnings.is_empty(),
+                    "{cut}: a part without a word of warning"
+                );
+            }
+        }
     }
 
     #[test]

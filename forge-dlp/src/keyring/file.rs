@@ -67,7 +67,7 @@ pub(super) fn fits(dir: &Path, master: &Key) -> Result<()> {
     if others == 0 {
         return Ok(());
     }
-    let what = "no tenant's keys here are wrapped by this master key; give the one that they were made with";
+    let what = "no tenant's keys here are wrapped by this master key; give the one that they were made with, or restore damaged files";
     Err(Error::new(ErrorKind::Config, OPERATION, what).with("tenants", others.to_string()))
 }
 

@@ -17,7 +17,10 @@ pub fn error(operation: &'static str) -> impl Fn(rusqlite::Error) -> Error {
             Some(ErrorCode::CannotOpen | ErrorCode::PermissionDenied) => {
                 (ErrorKind::Unavailable, "the database cannot be opened; check path, owner and mode")
             }
-            Some(ErrorCode::SystemIoFailure) => (ErrorKind::Unavailable, "the disk failed"),
+            Some(ErrorCode::SystemIoFailure) => (
+                ErrorKind::Unavailable,
+                "the disk failed or has no room; free some space, look at its health, and try again",
+            ),
             Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
                 (ErrorKind::Corrupt, "the file is damaged or not a database; restore it from a backup")
             }

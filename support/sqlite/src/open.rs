@@ -38,6 +38,11 @@ impl Options {
     }
 
     pub(crate) fn open(self) -> Result<Opened> {
+        let file = shown(&self.path);
+        self.opened().map_err(|e| e.with("file", file))
+    }
+
+    fn opened(self) -> Result<Opened> {
         if let Some(parent) = self.path.parent() {
             std::fs::create_dir_all(parent).map_err(|e| {
                 Error::new(ErrorKind::Unavailable, "sqlite.open", "the directory cannot be made; check owner and mode")
@@ -51,6 +56,12 @@ impl Options {
         migrate(&mut connection, &self.migrations)?;
         Ok(Opened { path: self.path, connection, lock })
     }
+}
+
+/// The file in its directory: which of a tenant's it is, and not where the host keeps them.
+fn shown(path: &Path) -> String {
+    let parts: Vec<_> = path.iter().map(|p| p.to_string_lossy()).collect();
+    parts.get(parts.len().saturating_sub(2)..).unwrap_or_default().join("/")
 }
 
 pub(crate) struct Opened {
@@ -100,8 +111,7 @@ fn lock(path: &Path) -> Result<File> {
             ErrorKind::Config,
             "sqlite.lock",
             "another process owns this file; give each process a data_dir of its own",
-        )
-        .with("file", path.file_name().unwrap_or_default().to_string_lossy())),
+        )),
         Err(TryLockError::Error(e)) => Err(Error::unexpected("sqlite.lock", "the lock cannot be taken").with_source(e)),
     }
 }
