@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use async_trait::async_trait;
-use forge_core::approvals::Answer;
+use forge_core::approvals::{Answer, Approval, ApprovalState, Approvals, ApprovalsCapability};
 use forge_core::audit::{AuditEvent, AuditRecord};
 use forge_core::fake::{
     FakeApprovals, FakeAudit, FakeKeyring, FakeLedger, FakePolicy, FakePricing, FakeQuota, FakeRedactor, SkippingClock,
@@ -17,10 +17,13 @@ use forge_core::guard::{CallOptions, Guard, GuardParts, StepBooks, ToolSet, Tool
 use forge_core::metrics::NoMetrics;
 use forge_core::policy::{Obligations, Verdict};
 use forge_core::redact::EntityKind;
-use forge_core::testing::{context, tool_env};
+use forge_core::testing::{context, fake_guard, tool_env};
 use forge_core::tool::{Effect, Tool, ToolCall, ToolOutput, ToolSpec};
 use forge_core::usage::UsageStatus;
-use forge_core::{Error, ErrorKind, ExecutionContext, Result, RunId};
+use forge_core::{
+    ApprovalId, Clock, Depth, Digest, Error, ErrorKind, ExecutionContext, Health, HealthCheck, OperationKey, Result,
+    RunId,
+};
 use serde_json::{Value, json};
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -243,6 +246,79 @@ async fn an_approval_is_for_exactly_these_arguments_by_somebody_else_and_once() 
     assert_eq!(changed.kind(), ErrorKind::ApprovalRequired);
     assert!(call(args()).await.is_ok());
     assert_eq!(b.calls.load(Ordering::SeqCst), 1);
+}
+
+/// Approvals whose process dies between the audit row of the first answer and the answer itself.
+#[derive(Debug)]
+struct Dying(Arc<FakeApprovals>, AtomicU32);
+
+#[async_trait]
+impl HealthCheck for Dying {
+    async fn check(&self, depth: Depth) -> Health {
+        self.0.check(depth).await
+    }
+}
+
+#[async_trait]
+impl Approvals for Dying {
+    async fn ask(&self, ctx: &ExecutionContext, approval: Approval) -> Result<Approval> {
+        self.0.ask(ctx, approval).await
+    }
+    async fn find(&self, ctx: &ExecutionContext, id: ApprovalId) -> Result<Approval> {
+        self.0.find(ctx, id).await
+    }
+    async fn pending(&self, ctx: &ExecutionContext, limit: usize) -> Result<Vec<Approval>> {
+        self.0.pending(ctx, limit).await
+    }
+    async fn answer(&self, ctx: &ExecutionContext, id: ApprovalId, digest: Digest, answer: Answer) -> Result<Approval> {
+        if self.1.fetch_add(1, Ordering::SeqCst) == 0 {
+            return Err(Error::new(ErrorKind::Unavailable, "approvals.answer", "cut off"));
+        }
+        self.0.answer(ctx, id, digest, answer).await
+    }
+    async fn consume(&self, ctx: &ExecutionContext, id: ApprovalId, operation: &OperationKey) -> Result<()> {
+        self.0.consume(ctx, id, operation).await
+    }
+    fn capability(&self) -> ApprovalsCapability {
+        self.0.capability()
+    }
+}
+
+/// A crash between the audit row of an answer and the answer left a question that nobody could answer any more.
+#[tokio::test]
+async fn an_answer_that_was_cut_off_is_given_anew_and_a_refused_one_has_its_row() {
+    let clock = Arc::new(forge_core::fake::ManualClock::default());
+    let fakes = fake_guard(
+        FakePolicy::by(|input| {
+            let verdict = if input.employee_id.as_str() == "bo" { Verdict::Deny } else { Verdict::Allow };
+            (verdict, Obligations::default())
+        }),
+        clock.clone(),
+    );
+    let approvals = Arc::new(FakeApprovals::default());
+    let guard =
+        Guard::new(GuardParts { approvals: Arc::new(Dying(approvals.clone(), AtomicU32::new(0))), ..fakes.parts });
+    let (ana, pat) = (context("acme", "ana", "analyst"), context("acme", "pat", "partner"));
+    let question = Approval {
+        id: ApprovalId::fixed(1),
+        operation: ana.next_operation(),
+        resource: "send".into(),
+        digest: Digest::of(b"these arguments"),
+        asker: ana.employee().clone(),
+        approver_roles: vec![pat.role().clone()],
+        asked: clock.now(),
+        state: ApprovalState::Pending,
+        decided: None,
+    };
+    let asked = approvals.ask(&ana, question).await.unwrap();
+    let answer = async |ctx| guard.answer(ctx, asked.id, asked.digest, Answer::Approve).await;
+    assert_eq!(answer(&pat).await.unwrap_err().kind(), ErrorKind::Unavailable, "cut off");
+    clock.advance(std::time::Duration::from_secs(5));
+    assert_eq!(answer(&pat).await.unwrap().state, ApprovalState::Approved, "and given anew");
+    let bo = context("acme", "bo", "analyst");
+    assert_eq!(answer(&bo).await.unwrap_err().kind(), ErrorKind::PolicyDenied);
+    let rows = fakes.audit.records();
+    assert_eq!((count(&rows, "decision"), count(&rows, "approval")), (3, 2), "each try has its decision: {rows:?}");
 }
 
 #[tokio::test]

@@ -58,14 +58,14 @@ use crate::approvals::{Answer, Approval, Approvals};
 use crate::audit::{AuditEvent, AuditLog, AuditRecord, Durability};
 use crate::keyring::Keyring;
 use crate::metrics::Metrics;
-use crate::policy::{Denial, Obligations, PolicyEngine, PolicyInput, Verdict};
+use crate::policy::{Obligations, PolicyEngine};
 use crate::redact::Redactor;
 use crate::time::Clock;
 use crate::tool::Effect;
 use crate::usage::{Pricing, Quantity, Quota, UsageLedger};
-use crate::{ApprovalId, Digest, Error, ExecutionContext, OperationKey, Result, TenantId};
+use crate::{ApprovalId, Digest, ExecutionContext, Result, TenantId};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tracing::Instrument;
 
 use admit::Seen;
@@ -213,7 +213,8 @@ impl Guard {
     /// may not answer, and the digest must be the stored one.
     ///
     /// # Errors
-    /// `PolicyDenied`, `NotFound`, `Conflict`; `Unavailable` if the answer could not be audited: then it does not count.
+    /// `PolicyDenied`, `NotFound`, `Conflict`; `Unavailable` if the answer could not be audited: then it does not count. Each try has its
+    /// own decision row.
     pub async fn answer(
         &self,
         ctx: &ExecutionContext,
@@ -223,27 +224,22 @@ impl Guard {
     ) -> Result<Approval> {
         let parts = self.parts();
         let asked = parts.approvals.find(ctx, id).await?;
-        let input = PolicyInput {
-            args_digest: Some(digest),
-            ..PolicyInput::new(ctx, "approval.decide", &asked.resource, "write")
+        let access = Access {
+            action: "approval.decide",
+            resource: &asked.resource,
+            owner: ctx.tenant(),
+            effect: Effect::Write,
+            payload: json!({ "approval": id.to_string(), "digest": digest.to_string() }),
         };
-        let decision = parts.policy.decide(ctx, &input).await?;
-        if decision.verdict != Verdict::Allow {
-            return Err(Error::denied("guard.answer", Denial::from(decision)));
-        }
+        self.authorize(ctx, access).await?;
         let word = match answer {
             Answer::Approve => "approve",
             Answer::Deny => "deny",
         };
         let event = AuditEvent::Approval { answer: word.into(), digest };
-        // its own operation: the question's rows belong to the one who asked
-        let key = OperationKey::derived(&[
-            b"answer",
-            id.as_bytes(),
-            ctx.employee().as_str().as_bytes(),
-            digest.as_bytes(),
-            word.as_bytes(),
-        ]);
+        // an operation of whoever answers: the question's rows belong to the one who asked, and an answer that a crash kept from
+        // counting is given anew
+        let key = ctx.next_operation();
         let record = AuditRecord::new(ctx, parts.clock.now(), key, 1, "approval.decide", asked.resource, event);
         // the row first: an answer without one does not count, and a row whose answer was refused shows who tried
         parts.audit.append(ctx, record, Durability::Durable).await?;
