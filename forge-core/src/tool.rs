@@ -83,6 +83,7 @@ pub struct ToolSpec {
     pub(crate) effect: Effect,
     pub(crate) idempotent: bool,
     pub(crate) timeout: Duration,
+    pub(crate) settles: Duration,
     pub(crate) max_input: usize,
     pub(crate) resource_fields: Vec<&'static str>,
     pub(crate) cache: Option<(Duration, CacheFor)>,
@@ -99,6 +100,7 @@ impl ToolSpec {
             effect: Effect::Send,
             idempotent: false,
             timeout: Duration::from_secs(30),
+            settles: Duration::from_secs(1),
             max_input: 256 * 1024,
             resource_fields: Vec::new(),
             cache: None,
@@ -131,6 +133,14 @@ impl ToolSpec {
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
+        self
+    }
+
+    /// How long after its effect a look may still not find it; 1 second where nothing is said. A probe that finds nothing is asked
+    /// once more after this time, and then believed: where it is too short, the effect is made twice.
+    #[must_use]
+    pub fn settles_in(mut self, time: Duration) -> Self {
+        self.settles = time;
         self
     }
 

@@ -63,7 +63,7 @@ struct Send(FarSide);
 #[async_trait]
 impl Tool for Send {
     fn spec(&self) -> ToolSpec {
-        ToolSpec::new("send", "sends").input::<Value>()
+        ToolSpec::new("send", "sends").input::<Value>().settles_in(Duration::from_millis(1))
     }
 
     async fn call(&self, _: &ExecutionContext, call: ToolCall) -> Result<ToolOutput> {

@@ -71,6 +71,7 @@ impl Tool for SlackPost {
         ToolSpec::new("slack_post", "posts a message to a channel of the tenant's Slack")
             .input::<Args>()
             .effect(Effect::Send)
+            .settles_in(Duration::from_secs(3))
             .resource_field("channel")
     }
 

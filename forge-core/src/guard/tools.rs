@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -124,6 +125,11 @@ impl Tools {
     /// Whether a crash in the middle of this tool's call must be looked into before it is repeated.
     pub fn is_repeatable(&self, name: &str) -> bool {
         self.tools.get(name).is_some_and(|t| repeatable(&t.spec))
+    }
+
+    /// How long after an effect of this tool a look may still not find it.
+    pub fn settles_in(&self, name: &str) -> Duration {
+        self.tools.get(name).map_or(Duration::ZERO, |t| t.spec.settles)
     }
 
     /// The adapters that tools see, each behind the guard.

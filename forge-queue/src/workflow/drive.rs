@@ -316,8 +316,9 @@ impl Driving<'_> {
         }
         let wait = step.tries.backoff(failures, &error);
         let next = wait.map(|w| parts.clock.now().after(w));
-        // a tool's own refusal or failure means that its effect was not made; of code with several calls nobody knows
-        let clear = matches!(step.body, Body::Tool { .. });
+        // a tool's own refusal or failure means that its effect was not made; of code with several calls nobody knows, nor of a
+        // call that was cancelled while a worker had it
+        let clear = matches!(step.body, Body::Tool { .. }) && kind != ErrorKind::Cancelled;
         let report = error.report();
         self.apply(attempt, stop(StepState::Failed { report, next }, clear)).await?;
         Ok(wait.map_or(After::GivenUp(error), After::Retry))
@@ -368,7 +369,7 @@ impl Driving<'_> {
                     // what was sent a moment ago may not show yet: "not there" is believed the second time
                     if matches!(probed, Ok((Probed::NotHappened, _))) && !settled {
                         settled = true;
-                        parts.clock.sleep(step.tries.base).await;
+                        parts.clock.sleep(tools.settles_in(tool)).await;
                         continue;
                     }
                     // looking is harmless: a far side that is busy is asked again before a person is
