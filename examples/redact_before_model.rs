@@ -43,6 +43,7 @@ impl LanguageModel for Remote {
             response_id: None,
             citations: vec![],
             quantity,
+            finish: Default::default(),
         })
     }
 

@@ -183,7 +183,14 @@ impl HealthCheck for Says {
 impl LanguageModel for Says {
     async fn complete(&self, _: &ExecutionContext, _: CompletionRequest) -> Result<Completion> {
         let quantity = Quantity { tokens_in: 1, tokens_out: 1, ..Quantity::default() };
-        Ok(Completion { text: self.0.into(), model: self.0.into(), response_id: None, citations: vec![], quantity })
+        Ok(Completion {
+            text: self.0.into(),
+            model: self.0.into(),
+            response_id: None,
+            citations: vec![],
+            quantity,
+            finish: Default::default(),
+        })
     }
 
     fn model(&self) -> &str {

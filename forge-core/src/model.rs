@@ -106,6 +106,23 @@ pub struct Completion {
     pub citations: Vec<Citation>,
     /// What was used, as the provider counts it; never estimated.
     pub quantity: Quantity,
+    /// Why it ends where it does.
+    #[serde(default)]
+    pub finish: Finish,
+}
+
+/// Why an answer ends where it does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Finish {
+    /// The model had said all.
+    #[default]
+    Stop,
+    /// It was cut off at [`max_tokens`](CompletionRequest::max_tokens) or the model's own limit.
+    Length,
+    /// The provider's filter withheld the rest.
+    Filtered,
 }
 
 /// What a provider can do.

@@ -34,7 +34,14 @@ impl LanguageModel for Named {
             return Err(Error::new(kind, "model.complete", "no"));
         }
         let quantity = Quantity { tokens_in: 1, tokens_out: 1, ..Quantity::default() };
-        Ok(Completion { text: self.0.into(), model: self.0.into(), response_id: None, citations: vec![], quantity })
+        Ok(Completion {
+            text: self.0.into(),
+            model: self.0.into(),
+            response_id: None,
+            citations: vec![],
+            quantity,
+            finish: Default::default(),
+        })
     }
 
     fn model(&self) -> &str {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use forge_core::model::{Citation, Completion, CompletionRequest, LanguageModel, ModelCapability, Speaker};
+use forge_core::model::{Citation, Completion, CompletionRequest, Finish, LanguageModel, ModelCapability, Speaker};
 use forge_core::usage::Quantity;
 use forge_core::{Depth, Error, ExecutionContext, Health, HealthCheck, Result};
 
@@ -46,7 +46,7 @@ impl LanguageModel for ExtractiveModel {
         let chars = |s: &str| u64::try_from(s.chars().count()).unwrap_or(u64::MAX);
         let read: u64 = request.messages.iter().map(|m| chars(&m.text)).sum();
         let quantity = Quantity { chars: read + chars(&text), ..Quantity::default() };
-        Ok(Completion { text, model: NAME.to_owned(), response_id: None, citations, quantity })
+        Ok(Completion { text, model: NAME.to_owned(), response_id: None, citations, quantity, finish: Finish::Stop })
     }
 
     fn model(&self) -> &str {

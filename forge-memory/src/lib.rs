@@ -7,6 +7,8 @@ mod embedded;
 mod extractive;
 mod hash;
 mod memory;
+#[cfg(feature = "openai")]
+pub mod openai;
 mod router;
 mod sentences;
 mod words;

@@ -10,7 +10,7 @@ use serde_json::Value;
 use tokio::sync::Notify;
 
 use super::FakeKeyring;
-use crate::model::{Completion, CompletionRequest, LanguageModel, ModelCapability};
+use crate::model::{Completion, CompletionRequest, Finish, LanguageModel, ModelCapability};
 use crate::queue::{
     Broker, Lease, LeaseRequest, Nack, NewTask, QueueCapability, QueueDepth, TaskQueue, TaskState, TaskStatus,
 };
@@ -236,7 +236,14 @@ impl LanguageModel for FakeModel {
         let words = |s: &str| u64::try_from(s.split_whitespace().count()).unwrap_or(u64::MAX);
         let tokens_in = request.messages.iter().map(|m| words(&m.text)).sum();
         let quantity = Quantity { tokens_in, tokens_out: words(&text), ..Quantity::default() };
-        Ok(Completion { text, model: self.model().to_owned(), response_id: None, citations: Vec::new(), quantity })
+        Ok(Completion {
+            text,
+            model: self.model().to_owned(),
+            response_id: None,
+            citations: Vec::new(),
+            quantity,
+            finish: Finish::Stop,
+        })
     }
 
     fn model(&self) -> &str {

@@ -143,6 +143,10 @@ async fn keeps_tenants_apart(f: &Fixture<dyn Approvals>) {
     yes(f, &theirs, 1).await.expect("isolation: each is answered by itself");
     let ours = f.adapter.find(&ana(), question(1).id).await.unwrap().state;
     assert_eq!(ours, ApprovalState::Pending, "isolation: untouched");
+    yes(f, &partner(), 1).await.unwrap();
+    f.adapter.consume(&them, question(1).id, &key(1)).await.unwrap();
+    let ours = f.adapter.find(&ana(), question(1).id).await.unwrap().state;
+    assert_eq!(ours, ApprovalState::Approved, "isolation: another tenant's is used, and this is not");
 }
 
 async fn lists_what_nobody_answered(f: &Fixture<dyn Approvals>) {

@@ -11,7 +11,7 @@ use super::{context, fake_guard};
 use crate::blob::{BlobCapability, BlobRef, BlobStore};
 use crate::fake::{FakePolicy, ManualClock};
 use crate::guard::Guarded;
-use crate::time::Clock;
+use crate::time::{Clock, SystemClock};
 use crate::{Depth, ErrorKind, ExecutionContext, Result, Status};
 
 spy! { BlobStore:
@@ -48,7 +48,7 @@ pub async fn blob_store(fresh: impl AsyncFn() -> Fixture<dyn BlobStore>) {
 
 fn wrap(store: Arc<dyn BlobStore>, called: &Called, guarded: bool) -> Arc<dyn BlobStore> {
     let spied: Arc<dyn BlobStore> = Arc::new(Spy::new(store, called));
-    let guard = || fake_guard(FakePolicy::allow_all(), Arc::new(ManualClock::default())).guard;
+    let guard = || fake_guard(FakePolicy::allow_all(), Arc::new(SystemClock)).guard;
     if guarded { Arc::new(Guarded::new(spied, guard())) } else { spied }
 }
 

@@ -9,7 +9,7 @@ use super::{context, fake_guard};
 use crate::embed::{Embedder, EmbedderCapability};
 use crate::fake::{FakePolicy, ManualClock};
 use crate::guard::Guarded;
-use crate::time::Clock;
+use crate::time::{Clock, SystemClock};
 use crate::{Depth, ErrorKind, ExecutionContext, Result, Status};
 
 spy! { Embedder:
@@ -44,7 +44,7 @@ pub async fn embedder(fresh: impl AsyncFn() -> Fixture<dyn Embedder>) {
 
 fn wrap(embedder: Arc<dyn Embedder>, called: &Called, guarded: bool) -> Arc<dyn Embedder> {
     let spied: Arc<dyn Embedder> = Arc::new(Spy::new(embedder, called));
-    let guard = || fake_guard(FakePolicy::allow_all(), Arc::new(ManualClock::default())).guard;
+    let guard = || fake_guard(FakePolicy::allow_all(), Arc::new(SystemClock)).guard;
     if guarded { Arc::new(Guarded::new(spied, guard())) } else { spied }
 }
 

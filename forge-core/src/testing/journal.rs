@@ -345,6 +345,40 @@ async fn keeps_tenants_apart(f: &Fixture<dyn Journal>) {
     let theirs = f.claimed("acme-2").await;
     f.apply(&theirs, started(1)).await.expect("isolation: the same id in another tenant is another run");
     assert_eq!((f.state().await, f.step().await.attempt), (RunState::Running, 1), "isolation: untouched");
+
+    let intent = Intent { key: OperationKey::derived(&[b"send"]), digest: Digest::of(b"args") };
+    f.apply(&theirs, Transition::Intended { path: STEP.into(), intent }).await.unwrap();
+    assert_eq!(f.step().await.intent, None, "isolation: an intent is of one run");
+    f.apply(&theirs, stopped(false)).await.unwrap();
+    assert_eq!(f.step().await.state, StepState::Running, "isolation: the end of a try is of one run");
+    f.apply(&theirs, started(2)).await.unwrap();
+    f.apply(&theirs, moved(RunState::Parked)).await.unwrap();
+    assert_eq!(f.state().await, RunState::Running, "isolation: a move is of one run");
+    f.apply(&theirs, moved(RunState::Running)).await.unwrap();
+    let seqs: Vec<u64> = f.adapter.events(&them, RUN, 0).await.unwrap().iter().map(|e| e.seq).collect();
+    assert_eq!(
+        seqs,
+        (1..=seqs.len()).map(|n| u64::try_from(n).unwrap_or(0)).collect::<Vec<_>>(),
+        "isolation: a history is numbered by itself"
+    );
+
+    // the same id in two tenants: what is done to one leaves the other as it is
+    f.adapter.extend(&claim, at(500)).await.unwrap();
+    let taken = f.adapter.claim(&them, RUN, "host-2", at(100), at(160)).await;
+    let theirs = taken.expect("isolation: holding on to a run holds no other");
+    f.adapter.release(&claim).await.unwrap();
+    f.apply(&theirs, stopped(true)).await.expect("isolation: giving a run back gives no other back");
+    for owner in ["acme", "acme-2"] {
+        let claim = f.adapter.claim(&tenant(owner), RUN, "host-2", at(600), at(660)).await.unwrap();
+        f.adapter.apply(&claim, at(7), vec![moved(RunState::Failed)]).await.unwrap();
+    }
+    assert!(f.adapter.replay(&them, RUN, at(9)).await.unwrap());
+    let ours = f.adapter.run(&tenant("acme"), RUN).await.unwrap();
+    assert_eq!((ours.state, ours.updated), (RunState::Failed, at(7)), "isolation: a replay is of one run");
+    let claim = f.adapter.claim(&them, RUN, "host-2", at(600), at(660)).await.unwrap();
+    f.adapter.apply(&claim, at(11), vec![moved(RunState::Failed)]).await.unwrap();
+    let ours = f.adapter.run(&tenant("acme"), RUN).await.unwrap();
+    assert_eq!(ours.updated, at(7), "isolation: a change is of one run");
 }
 
 async fn goes_on_after_a_restart(f: Fixture<dyn Journal>) {

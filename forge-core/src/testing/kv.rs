@@ -13,7 +13,7 @@ use super::{context, fake_guard};
 use crate::fake::{FakePolicy, ManualClock};
 use crate::guard::Guarded;
 use crate::kv::{Entry, KeyValue, KeyValueCapability, PutMode, PutOptions};
-use crate::time::Clock;
+use crate::time::{Clock, SystemClock};
 use crate::{Depth, ErrorKind, ExecutionContext, Namespace, Result, Slug, Status};
 
 spy! { KeyValue:
@@ -65,7 +65,7 @@ fn wrap(store: Arc<dyn KeyValue>, called: &Called, guarded: bool) -> Arc<dyn Key
 }
 
 fn guard() -> crate::guard::Guard {
-    fake_guard(FakePolicy::allow_all(), Arc::new(ManualClock::default())).guard
+    fake_guard(FakePolicy::allow_all(), Arc::new(SystemClock)).guard
 }
 
 fn slug(s: &str) -> Slug {
@@ -137,6 +137,10 @@ async fn keeps_tenants_apart(f: &Fixture<dyn KeyValue>) {
     assert_eq!(read(kv, &other, "k").await, None, "isolation: a tenant reads another's value");
     put(kv, &other, "k", "other's").await.unwrap();
     assert_eq!(read(kv, &acme, "k").await.as_deref(), Some("acme's"), "isolation: a tenant overwrites another's value");
+    let first = PutOptions::default().with_mode(PutMode::Create);
+    put(kv, &acme, "mine", "acme's").await.unwrap();
+    let made = kv.put(&other, &notes(&other), "mine", "other's".into(), first).await;
+    assert!(made.is_ok(), "isolation: what is there for one tenant is not there for another: {made:?}");
     assert!(kv.delete(&other, &notes(&other), "k").await.unwrap());
     assert_eq!(read(kv, &acme, "k").await.as_deref(), Some("acme's"), "isolation: a tenant deletes another's value");
 }

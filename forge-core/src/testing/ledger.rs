@@ -143,6 +143,7 @@ async fn keeps_tenants_apart(f: &Fixture<dyn UsageLedger>) {
     ledger.record(&acme, vec![event(&acme, 1)]).await.unwrap();
     assert!(all(ledger, &other).await.is_empty(), "isolation: a tenant sees another's usage");
     ledger.record(&other, vec![event(&other, 1)]).await.expect("isolation: ids are a tenant's own");
+    ledger.record(&other, vec![event(&other, 1)]).await.expect("isolation: a repeat is compared with one's own");
     for ctx in [&acme, &other] {
         let totals = ledger.totals(ctx, &UsageQuery::default()).await.unwrap();
         assert_eq!(totals.events, 1, "isolation: a tenant pays for another");

@@ -9,7 +9,7 @@ use super::{context, fake_guard};
 use crate::fake::{FakePolicy, ManualClock};
 use crate::guard::Guarded;
 use crate::model::{Completion, CompletionRequest, LanguageModel, Message, ModelCapability};
-use crate::time::Clock;
+use crate::time::{Clock, SystemClock};
 use crate::{Depth, ErrorKind, ExecutionContext, Result, Status};
 
 spy! { LanguageModel:
@@ -44,7 +44,7 @@ pub async fn language_model(fresh: impl AsyncFn() -> Fixture<dyn LanguageModel>)
 
 fn wrap(model: Arc<dyn LanguageModel>, called: &Called, guarded: bool) -> Arc<dyn LanguageModel> {
     let spied: Arc<dyn LanguageModel> = Arc::new(Spy::new(model, called));
-    let guard = || fake_guard(FakePolicy::allow_all(), Arc::new(ManualClock::default())).guard;
+    let guard = || fake_guard(FakePolicy::allow_all(), Arc::new(SystemClock)).guard;
     if guarded { Arc::new(Guarded::new(spied, guard())) } else { spied }
 }
 

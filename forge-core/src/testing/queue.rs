@@ -16,7 +16,7 @@ use crate::guard::Guarded;
 use crate::queue::{
     Broker, Lease, LeaseRequest, Nack, NewTask, QueueCapability, QueueDepth, TaskQueue, TaskState, TaskStatus,
 };
-use crate::time::Clock;
+use crate::time::{Clock, SystemClock};
 use crate::{Depth, Error, ErrorKind, ExecutionContext, OperationKey, Result, Slug, Status, TaskId, Timestamp};
 
 /// Both sides of one queue.
@@ -85,7 +85,7 @@ pub async fn task_queue(fresh: impl AsyncFn() -> Fixture<dyn WholeQueue>) {
 fn sides(fixture: Fixture<dyn WholeQueue>, called: &Called, guarded: bool) -> Sides {
     let (queue, broker): (Arc<dyn TaskQueue>, Arc<dyn Broker>) = (fixture.adapter.clone(), fixture.adapter.clone());
     let queue: Arc<dyn TaskQueue> = Arc::new(Spy::new(queue, called));
-    let guard = || fake_guard(FakePolicy::allow_all(), Arc::new(ManualClock::default())).guard;
+    let guard = || fake_guard(FakePolicy::allow_all(), Arc::new(SystemClock)).guard;
     let queue = if guarded { Arc::new(Guarded::new(queue, guard())) } else { queue };
     Sides { fixture, queue, broker: Arc::new(Spy::new(broker, called)) }
 }
@@ -225,6 +225,9 @@ async fn cancels(s: &Sides) {
 
 async fn keeps_tenants_apart(s: &Sides) {
     let (acme, other) = (ana(), context("acme-2", "ana", "analyst"));
+    s.enqueue(&acme, index("dead")).await;
+    let report = Error::new(ErrorKind::Unavailable, "t", "down").report();
+    s.broker.nack(&s.one().await, Nack::Dead { report }).await.unwrap();
     let id = s.enqueue(&acme, index("acme's")).await;
     assert_eq!(
         kind(s.queue.status(&other, id).await),

@@ -109,10 +109,19 @@ async fn keeps_tenants_apart(f: &Fixture<dyn Quota>) {
 
 async fn keeps_what_was_used_at_a_restart(f: Fixture<dyn Quota>) {
     let ana = ana();
+    let other = context("acme-2", "ana", "analyst");
     reserve(&f, &ana, 1).await.unwrap().settle(USED);
+    for n in [1, 2] {
+        reserve(&f, &other, n).await.unwrap().settle(USED);
+    }
     assert_eq!(f.adapter.check(Depth::Deep).await.status, Status::Up, "what was settled is written");
     if let Some(f) = f.reopened().await {
-        assert_eq!(left(&f, &ana).await, Some(1), "what was used counts after a restart");
+        assert_eq!(
+            left(&f, &ana).await,
+            Some(1),
+            "isolation: what was used counts after a restart, for whom it was used"
+        );
+        assert_eq!(left(&f, &other).await, Some(0), "isolation: and for the other as well");
     }
 }
 

@@ -10,7 +10,7 @@ use super::spy::{Called, Spy, spy};
 use super::{context, fake_guard};
 use crate::fake::{FakePolicy, ManualClock};
 use crate::guard::Guarded;
-use crate::time::Clock;
+use crate::time::{Clock, SystemClock};
 use crate::vector::{Hit, Record, SearchRequest, VectorCapability, VectorStore};
 use crate::{Depth, ErrorKind, ExecutionContext, Namespace, Result, Slug, Status};
 
@@ -54,7 +54,7 @@ pub async fn vector_store(fresh: impl AsyncFn() -> Fixture<dyn VectorStore>) {
 
 fn wrap(store: Arc<dyn VectorStore>, called: &Called, guarded: bool) -> Arc<dyn VectorStore> {
     let spied: Arc<dyn VectorStore> = Arc::new(Spy::new(store, called));
-    let guard = || fake_guard(FakePolicy::allow_all(), Arc::new(ManualClock::default())).guard;
+    let guard = || fake_guard(FakePolicy::allow_all(), Arc::new(SystemClock)).guard;
     if guarded { Arc::new(Guarded::new(spied, guard())) } else { spied }
 }
 

@@ -16,7 +16,7 @@ impl Fault {
     /// A fault of the request number `nth` to a route.
     ///
     /// Routes are named as in the record: `token`, `files.get`, `files.download`, `files.export`, `chat.postMessage`,
-    /// `conversations.history`, `auth.test`. Requests count from 1, by route; those of an earlier process count.
+    /// `conversations.history`, `auth.test`, `chat.completions`. Requests count from 1, by route; those of an earlier process count.
     pub const fn new(route: &'static str, nth: u64, play: Play) -> Self {
         Self { route, first: nth, last: nth, play }
     }
@@ -37,7 +37,7 @@ pub enum Play {
     /// It is refused with this status and this `Retry-After`, before anything is done.
     Status(u16, Option<Duration>),
     /// It is refused with this error of the protocol, before anything is done: at Slack `ok: false` under status 200, at Drive a
-    /// reason under 403, at the token endpoint an OAuth error under 400.
+    /// reason under 403, at the token endpoint an OAuth error under 400, at OpenAI a code.
     Refuse(&'static str),
     /// As [`Refuse`](Self::Refuse), with a `Retry-After`.
     Throttle(&'static str, Duration),

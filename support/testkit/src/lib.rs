@@ -8,11 +8,13 @@
 
 mod fault;
 mod google;
+mod openai;
 mod record;
 mod serve;
 mod slack;
 
 pub use fault::{Fault, Play};
 pub use google::{DOCX, GOOGLE_DOC, GoogleStandIn, PDF, TEXT};
+pub use openai::OpenAiStandIn;
 pub use record::Recorded;
 pub use slack::SlackStandIn;
