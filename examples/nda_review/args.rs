@@ -11,14 +11,31 @@ pub struct Args {
     pub out: PathBuf,
     /// End the process hard after this step.
     pub kill_after: Option<String>,
+    /// The address of a language model's endpoint, its model and where its key is.
+    pub model: Option<ModelArgs>,
+}
+
+/// A language model behind OpenAI's chat-completions interface.
+#[derive(Debug, Clone)]
+pub struct ModelArgs {
+    /// Up to and without `/chat/completions`.
+    pub url: String,
+    /// As the endpoint calls it.
+    pub name: String,
+    /// A reference, never the key.
+    pub key: Option<String>,
 }
 
 const USAGE: &str = "\
-usage: nda_review [--input PATH] [--out DIR] [--kill-after STEP]
+usage: nda_review [--input PATH] [--out DIR] [--kill-after STEP] [--model URL [--model-name NAME] [--model-key REF]]
   --input PATH       an NDA (PDF, DOCX, TXT) or a folder of them; default: the sample of this example
   --out DIR          where everything goes; default: target/nda_review
   --kill-after STEP  end the process hard after this step (validate, drive_fetch, document_parser, kb_search,
-                     compose, slack_post, verify_quotes); the same command without it goes on from there";
+                     compose, slack_post, verify_quotes); the same command without it goes on from there
+  --model URL        a language model behind OpenAI's chat-completions interface, such as https://api.openai.com/v1; needs
+                     `--features memory-openai` at the build. It is asked the same questions; what it cannot quote is not believed
+  --model-name NAME  as the endpoint calls it; default: gpt-4.1-mini
+  --model-key REF    where its key is: env:NAME or file:PATH";
 
 impl Args {
     /// Reads the process's arguments.
@@ -27,7 +44,8 @@ impl Args {
     /// The usage, with what is wrong.
     pub fn read() -> Result<Self, String> {
         let sample = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/nda_review/samples/hartwell_mutual_nda.pdf");
-        let mut args = Self { input: sample.into(), out: "target/nda_review".into(), kill_after: None };
+        let mut args = Self { input: sample.into(), out: "target/nda_review".into(), kill_after: None, model: None };
+        let (mut name, mut key) = (None, None);
         let mut words = std::env::args().skip(1);
         while let Some(word) = words.next() {
             let mut value = || words.next().ok_or_else(|| format!("{word} needs a value\n{USAGE}"));
@@ -35,9 +53,24 @@ impl Args {
                 "--input" => args.input = value()?.into(),
                 "--out" => args.out = value()?.into(),
                 "--kill-after" => args.kill_after = Some(value()?),
+                "--model" => {
+                    args.model = Some(ModelArgs { url: value()?, name: "gpt-4.1-mini".into(), key: None });
+                }
+                "--model-name" => name = Some(value()?),
+                "--model-key" => key = Some(value()?),
                 "--help" | "-h" => return Err(USAGE.to_owned()),
                 other => return Err(format!("unknown argument {other}\n{USAGE}")),
             }
+        }
+        match &mut args.model {
+            Some(model) => {
+                model.name = name.unwrap_or_else(|| model.name.clone());
+                model.key = key;
+            }
+            None if name.is_some() || key.is_some() => {
+                return Err(format!("--model-name and --model-key go with --model\n{USAGE}"));
+            }
+            None => {}
         }
         Ok(args)
     }

@@ -181,7 +181,7 @@ fn slack() -> Vec<Row> {
 }
 
 /// Making RSA keys is slow: they are made once and copied, since every stand-in of Google keeps them beside its record.
-async fn keys(out: &Path) {
+pub(crate) async fn keys(out: &Path) {
     static MADE: OnceCell<tempfile::TempDir> = OnceCell::const_new();
     let make = || async {
         let dir = tempfile::tempdir().unwrap();
@@ -201,7 +201,7 @@ async fn keys(out: &Path) {
 }
 
 /// Until the run ends; the partner approves what it waits for.
-async fn until_the_end(forge: &Forge, run: &RunHandle) -> Outcome {
+pub(crate) async fn until_the_end(forge: &Forge, run: &RunHandle) -> Outcome {
     loop {
         match (run.wait().await.unwrap(), run.status().await.unwrap().approval().cloned()) {
             (Outcome::Parked, Some(asked)) => {
@@ -227,8 +227,9 @@ async fn plays(row: Row) {
     keys(dir.path()).await;
     let mut standins = StandIns::with_faults(dir.path(), row.drive, row.slack).await.unwrap();
     standins.http.timeout = SECOND * 2;
-    let forge =
-        house::build(dir.path(), &standins, Arc::new(PrometheusMetrics::new()), Arc::new(|_, _| {})).await.unwrap();
+    let forge = house::build(dir.path(), &standins, Arc::new(PrometheusMetrics::new()), Arc::new(|_, _| {}), None)
+        .await
+        .unwrap();
     let file = (row.file)(&standins);
     let intake = act_as(&forge, FIRM, "intake_001").unwrap();
     let request = NdaRequest { file, case: "nda-1".into() };

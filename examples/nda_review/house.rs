@@ -5,8 +5,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use forge::core::model::LanguageModel;
 use forge::core::secret::{Secret, SecretRef, StaticSecrets};
 use forge::core::{SystemClock, TenantId};
+use forge::memory::ExtractiveModel;
 use forge::prelude::*;
 use forge::queue::workflow::Observer;
 use forge::telemetry::PrometheusMetrics;
@@ -117,7 +119,7 @@ fn firm() -> Value {
         "grants": {
             "intake": ["workflow.start:nda_review", "run.read:run", "tool.call:kb_search", "tool.call:drive_fetch", "task.enqueue:case_register",
                        "task.run:case_register", "task.read:task"],
-            "lawyer": ["tool.call:*", "model.complete:local/*", "memory.read:playbook", "memory.write:playbook"],
+            "lawyer": ["tool.call:*", "model.complete:local/*", "model.complete:openai/*", "memory.read:playbook", "memory.write:playbook"],
             "research": ["tool.call:kb_search", "tool.call:drive_fetch", "tool.call:document_parser", "model.complete:local/*"],
             "hr": ["tool.call:kb_search", "tool.call:slack_post"],
             "partner": ["approval.read:*", "approval.decide:slack_post", "run.read:run", "run.replay:run", "usage.read:usage", "audit.read:audit"],
@@ -143,6 +145,7 @@ pub async fn build(
     standins: &StandIns,
     metrics: Arc<PrometheusMetrics>,
     observer: Observer,
+    model: Option<Arc<dyn LanguageModel>>,
 ) -> Result<Forge, Box<dyn std::error::Error>> {
     let (secrets, drive, slack) = standins.accounts(StaticSecrets::default())?;
     let mut builder = Forge::builder()
@@ -153,8 +156,12 @@ pub async fn build(
         .metrics(metrics)
         .tools(ToolSet::new().tool(drive).tool(DocumentParser).tool(KbSearch).probed(slack))
         .task("case_register", CaseRegister)
+        .model(Arc::new(ExtractiveModel))
         .workflow(workflow())
         .observe_runs(observer);
+    if let Some(model) = model {
+        builder = builder.model(model);
+    }
     for (tenant, employee, role) in PEOPLE {
         builder = builder.employee(Principal::employee(tenant, employee, role)?);
     }

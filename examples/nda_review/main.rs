@@ -20,6 +20,8 @@
 #![cfg_attr(test, allow(dead_code, reason = "the tests are of the modules"))]
 
 pub mod args;
+#[cfg(all(test, feature = "memory-openai"))]
+mod asked;
 pub mod clients;
 pub mod document;
 #[cfg(test)]
@@ -38,7 +40,9 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use forge::core::model::LanguageModel;
 use forge::core::queue::{NewTask, TaskState};
+use forge::core::usage::UsageQuery;
 use forge::core::{Slug, SystemClock, TaskId};
 use forge::memory::Passage;
 use forge::prelude::*;
@@ -81,7 +85,8 @@ async fn run(args: &Args) -> Result<bool, Failure> {
     let standins = StandIns::start(out).await?;
     let metrics = Arc::new(PrometheusMetrics::new());
     let spans = record(out)?;
-    let forge = house::build(out, &standins, metrics.clone(), killer(args.kill_after.clone())).await?;
+    let forge =
+        house::build(out, &standins, metrics.clone(), killer(args.kill_after.clone()), language_model(args)?).await?;
     println!("the house is open: state in {}", out.join("data").display());
     stock_the_shelf(&forge).await?;
 
@@ -108,6 +113,26 @@ async fn run(args: &Args) -> Result<bool, Failure> {
         out.join("summary.json").display()
     );
     Ok(proof.all_passed())
+}
+
+/// The language model that was asked for, if one was.
+#[cfg(feature = "memory-openai")]
+fn language_model(args: &Args) -> Result<Option<Arc<dyn LanguageModel>>, Failure> {
+    use forge::memory::openai::{OpenAiConfig, OpenAiModel};
+    let Some(model) = &args.model else { return Ok(None) };
+    let mut config = OpenAiConfig::new(&model.url, &model.name);
+    if let Some(key) = &model.key {
+        config = config.with_key(key.parse()?);
+    }
+    Ok(Some(Arc::new(OpenAiModel::new(config, forge::core::secret::Secrets::standard())?)))
+}
+
+#[cfg(not(feature = "memory-openai"))]
+fn language_model(args: &Args) -> Result<Option<Arc<dyn LanguageModel>>, Failure> {
+    match args.model {
+        Some(_) => Err("--model needs a build with `--features memory-openai`".into()),
+        None => Ok(None),
+    }
 }
 
 /// One reviewed document.
@@ -230,8 +255,25 @@ async fn review_one(
             (outcome, _) => break outcome,
         }
     };
+    println!("  {}", cost(forge, &run).await?);
     let task = note_contact(forge, &intake, &request).await?;
     Ok(Reviewed { name: name.to_owned(), dir, file, run, outcome, task })
+}
+
+/// What the run used, in words.
+async fn cost(forge: &Forge, run: &RunHandle) -> Result<String, Failure> {
+    let partner = act_as(forge, FIRM, "partner_001")?;
+    let query = UsageQuery::default().with_run(run.reference().run);
+    let used = forge.scope(&partner).usage_totals(partner.tenant(), &query).await?;
+    let cost: Vec<String> = used.cost.iter().map(|m| format!("{} {}", m.amount, m.currency.as_str())).collect();
+    let q = used.quantity;
+    Ok(format!(
+        "it used {} calls of tools, {} tokens in and {} out: {}",
+        q.tool_calls,
+        q.tokens_in,
+        q.tokens_out,
+        cost.join(", ")
+    ))
 }
 
 /// A queued task with a person's address in it.

@@ -1,6 +1,6 @@
 //! The review as a workflow: intake, lawyer, research.
 
-use forge::core::model::{CompletionRequest, Message};
+use forge::core::model::{Completion, CompletionRequest, Finish, Message};
 use forge::prelude::*;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -12,6 +12,9 @@ use crate::tools::{Parsed, load};
 
 /// The firm's channel for reviews.
 pub const CHANNEL: &str = "C0NDAREVIEW";
+
+/// The model that chooses sentences word for word; with a language model beside it, it still makes the summary.
+const EXTRACTIVE: &str = "local/extractive-1";
 
 /// What a review is asked with.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -72,10 +75,21 @@ async fn compose(cx: StepContext) -> Result<Composed> {
     let passages: Vec<Passage> = cx.outputs().get("kb_search")?;
     let questions: Vec<String> = review::questions().into_iter().map(|q| q.query).collect();
     let ask = vec![Message::system(questions.join("\n")), Message::user(document.text.clone())];
-    let chosen = cx.complete(CompletionRequest::new(ask).with_max_tokens(600)).await?;
-    let (mut review, document) = blocking(document, passages).await?;
-    review.model.name = chosen.model;
-    review.model.is_language_model = cx.models().iter().any(|m| m.capability().language_model);
+    let ask = CompletionRequest::new(ask).with_max_tokens(600).with_model(EXTRACTIVE);
+    let chosen = cx.complete(ask).await?;
+    // by its name: where it cannot be had, the run waits and tries again, rather than taking another's answer for its own
+    let language_model = cx.models().iter().find(|m| m.capability().language_model).map(|m| m.model().to_owned());
+    let answer = match language_model {
+        Some(name) => {
+            let ask = vec![Message::system(review::prompt()), Message::user(document.text.clone())];
+            Some(cx.complete(CompletionRequest::new(ask).with_max_tokens(8000).with_model(name)).await?)
+        }
+        None => None,
+    };
+    let (mut review, document) = blocking(document, passages, answer).await?;
+    if !review.model.is_language_model {
+        review.model.name = chosen.model;
+    }
     let places =
         chosen.citations.iter().filter_map(|c| document.text.get(c.source.clone()).map(|text| (c.source.start, text)));
     let summary = places.map(|(at, text)| quote(&document, at, text)).collect();
@@ -84,8 +98,24 @@ async fn compose(cx: StepContext) -> Result<Composed> {
 }
 
 /// Rules are CPU work.
-async fn blocking(document: Document, passages: Vec<Passage>) -> Result<(Review, Document)> {
-    let work = tokio::task::spawn_blocking(move || (review::review(&document, &passages), document));
+async fn blocking(
+    document: Document,
+    passages: Vec<Passage>,
+    answer: Option<Completion>,
+) -> Result<(Review, Document)> {
+    let work = tokio::task::spawn_blocking(move || {
+        let review = match answer {
+            None => review::review(&document, &passages),
+            Some(said) => {
+                let mut review = review::with_model(&document, &passages, &said.model, &said.text);
+                if said.finish != Finish::Stop {
+                    review.warnings.push("the language model's answer was cut off".to_owned());
+                }
+                review
+            }
+        };
+        (review, document)
+    });
     work.await.map_err(|e| Error::unexpected("nda.compose", "the reader stopped").with_source(e))
 }
 

@@ -1,9 +1,10 @@
 //! Reviews an NDA by rules: fields, the 17 ContractNLI questions, risks against the tenant's playbook.
 //!
-//! No language model is asked and none is needed; the review says so. Every statement carries the sentence that shows it,
+//! No language model is needed; the review says whether one was asked, and [`with_model`] believes of it what it can show. Every statement carries the sentence that shows it,
 //! as offsets in Unicode code points of the document's text, and [`verify_quotes`] checks each against the document before
 //! anything is posted.
 
+mod ask;
 mod dates;
 mod fields;
 mod model;
@@ -20,6 +21,7 @@ mod text;
 
 use std::fmt;
 
+pub use ask::prompt;
 pub use model::{
     Clause, DocumentInfo, FieldDetails, Fields, Finding, Missing, ModelInfo, Party, Passage, PlaybookQuote, Question,
     Quote, Review, Risk, SCHEMA_VERSION, Severity,
@@ -33,6 +35,9 @@ use crate::document::Document;
 
 const DISCLAIMER: &str = "Made by rules without a language model, to help a lawyer start and not in place of one. \
     What the rules do not find may still be in the document.";
+
+const WITH_MODEL: &str = "Made by a language model whose quotations were checked, and by rules, to help a lawyer start and not in place of \
+    one. What neither finds may still be in the document.";
 
 /// What the playbook is asked about, one question a topic.
 #[must_use]
@@ -50,9 +55,20 @@ pub fn questions() -> Vec<Question> {
 /// Linear in the document's length. Passages are data: nothing in them is followed.
 #[must_use]
 pub fn review(document: &Document, passages: &[Passage]) -> Review {
+    reviewed(document, passages, None)
+}
+
+/// As [`review`], with what the language model `name` answered to [`prompt`]: where it quotes the document it has the word, otherwise the
+/// rules have.
+#[must_use]
+pub fn with_model(document: &Document, passages: &[Passage], name: &str, said: &str) -> Review {
+    reviewed(document, passages, Some((name, said)))
+}
+
+fn reviewed(document: &Document, passages: &[Passage], answer: Option<(&str, &str)>) -> Review {
     let units = segment::units(&document.text);
     let contexts = rules::contexts(&units);
-    let clauses: Vec<Clause> = rules::rules()
+    let mut clauses: Vec<Clause> = rules::rules()
         .iter()
         .map(|rule| {
             let answer = rule.answer(&units, &contexts);
@@ -67,10 +83,16 @@ pub fn review(document: &Document, passages: &[Passage]) -> Review {
             }
         })
         .collect();
+    let heard = answer.map(|(name, said)| (name, ask::hear(said, &document.text, &mut clauses)));
     let (fields, field_details) = fields::read(&document.text, &units);
     let facts = risks::Facts { document, units: &units, clauses: &clauses, fields: &fields, details: &field_details };
     let (risks, missing) = risks::find(&facts, passages);
     let mut warnings = document.warnings.clone();
+    if let Some((_, heard)) = &heard {
+        warnings.extend(heard.warnings.iter().cloned());
+    }
+    // one that had no say is named in the warnings alone
+    let model = heard.filter(|(_, heard)| heard.accepted > 0).map(|(name, _)| name);
     let foreign = units.iter().filter(|unit| segment::is_foreign(&unit.text)).count();
     if foreign > 0 {
         warnings.push(format!("{foreign} passages do not read as English and were not understood"));
@@ -91,8 +113,8 @@ pub fn review(document: &Document, passages: &[Passage]) -> Review {
         missing,
         quotes,
         warnings,
-        model: ModelInfo { name: "forge-nda-rules".into(), is_language_model: false },
-        disclaimer: DISCLAIMER.into(),
+        model: ModelInfo { name: model.unwrap_or("forge-nda-rules").into(), is_language_model: model.is_some() },
+        disclaimer: if model.is_some() { WITH_MODEL } else { DISCLAIMER }.into(),
     }
 }
 
