@@ -85,8 +85,8 @@ async fn run(args: &Args) -> Result<bool, Failure> {
     let standins = StandIns::start(out).await?;
     let metrics = Arc::new(PrometheusMetrics::new());
     let spans = record(out)?;
-    let forge =
-        house::build(out, &standins, metrics.clone(), killer(args.kill_after.clone()), language_model(args)?).await?;
+    let model = language_model(args)?;
+    let forge = house::build(out, &standins, metrics.clone(), killer(args.kill_after.clone()), model).await?;
     println!("the house is open: state in {}", out.join("data").display());
     stock_the_shelf(&forge).await?;
 

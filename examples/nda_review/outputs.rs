@@ -116,16 +116,17 @@ async fn document(
     let mut markdown = review::markdown(&composed.review, &document);
     markdown.push_str(&key_sentences(&composed));
     std::fs::write(one.dir.join("review.md"), &markdown)?;
+    std::fs::write(one.dir.join("review.html"), review::html(&composed.review, &document))?;
 
     let quotes = one.run.output::<Value>("research/verify_quotes").await?;
     let checked = quotes.get("quotes").and_then(Value::as_u64).unwrap_or(0);
     proof.line(format!("{checked} quotations stand in {} word for word", one.name), checked > 0, at("review.json"));
-    let says = markdown.contains("no language model") || markdown.contains("without a language model");
-    proof.line(
-        "the review says that no language model was used",
-        says && !composed.review.model.is_language_model,
-        at("review.md"),
-    );
+    let (what, words) = if composed.review.model.is_language_model {
+        ("the review says that a language model answered", "Answered by the language model".to_owned())
+    } else {
+        ("the review says that no language model was used", "No language model was used".to_owned())
+    };
+    proof.line(what, markdown.contains(&words), at("review.md"));
 
     let run = one.run.reference().run;
     let key = forge::core::OperationKey::derived(&[

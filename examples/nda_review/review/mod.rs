@@ -7,6 +7,7 @@
 mod ask;
 mod dates;
 mod fields;
+mod html;
 mod model;
 mod names;
 mod parties;
@@ -22,6 +23,7 @@ mod text;
 use std::fmt;
 
 pub use ask::prompt;
+pub use html::html;
 pub use model::{
     Clause, DocumentInfo, FieldDetails, Fields, Finding, Missing, ModelInfo, Party, Passage, PlaybookQuote, Question,
     Quote, Review, Risk, SCHEMA_VERSION, Severity,
