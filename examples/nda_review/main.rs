@@ -26,6 +26,8 @@ pub mod clients;
 pub mod document;
 #[cfg(test)]
 mod faults;
+#[cfg(test)]
+mod hostile;
 pub mod house;
 pub mod negatives;
 pub mod outputs;
