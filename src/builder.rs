@@ -303,7 +303,7 @@ impl ForgeBuilder {
             broker: store.broker,
             guard: guard.clone(),
             redactor: store.redactor.clone(),
-            keyring: store.keyring,
+            keyring: store.keyring.clone(),
             metrics,
             clock: clock.clone(),
             concurrency: self.config.queue.concurrency,
@@ -346,6 +346,7 @@ impl ForgeBuilder {
             audit: store.audit,
             exporter: store.exporter,
             redactor: store.redactor,
+            keyring: store.keyring,
             checks,
             config: self.config,
         }))

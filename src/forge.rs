@@ -8,6 +8,7 @@ use forge_core::approvals::Approvals;
 use forge_core::audit::AuditLog;
 use forge_core::blob::BlobStore;
 use forge_core::guard::{Guard, Guarded, Models, Tools};
+use forge_core::keyring::Keyring;
 use forge_core::kv::KeyValue;
 use forge_core::queue::TaskQueue;
 use forge_core::redact::Redactor;
@@ -45,6 +46,7 @@ pub(crate) struct Parts {
     pub(crate) audit: Arc<dyn AuditLog>,
     pub(crate) exporter: Option<Arc<SqliteAudit>>,
     pub(crate) redactor: Arc<dyn Redactor>,
+    pub(crate) keyring: Arc<dyn Keyring>,
     pub(crate) checks: Vec<(&'static str, Arc<dyn HealthCheck>)>,
     pub(crate) config: Config,
 }
@@ -97,6 +99,29 @@ impl Forge {
     /// The redactor, for the host's own logs.
     pub fn redactor(&self) -> &Arc<dyn Redactor> {
         &self.0.redactor
+    }
+
+    /// Seals contexts under a new key from now on and returns its id; what older keys sealed is still accepted. For the host's
+    /// operator: no tenant's request leads here.
+    ///
+    /// # Errors
+    /// `Unavailable` if that cannot be written down.
+    pub async fn rotate_seal_key(&self) -> Result<String> {
+        self.0.keyring.rotate_seal_key().await
+    }
+
+    /// Accepts seals of a key no more: queued tasks and runs under it become dead letters. The ids are those of
+    /// [`seal_keys`](Self::seal_keys).
+    ///
+    /// # Errors
+    /// `NotFound`; `Conflict` for the key that seals; `Unavailable`.
+    pub async fn retire_seal_key(&self, key_id: &str) -> Result<()> {
+        self.0.keyring.retire_seal_key(key_id).await
+    }
+
+    /// The ids of the keys whose seals are accepted, the one that seals first.
+    pub fn seal_keys(&self) -> Vec<String> {
+        self.0.keyring.seal_keys()
     }
 
     /// What each key of the configuration is, who gave it and over whom; see [`Config::explain`].

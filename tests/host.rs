@@ -228,3 +228,25 @@ async fn a_preference_chooses_among_what_the_policy_allows_and_outlives_the_proc
     assert_eq!(ask(&forge, &ana(&forge)).await.unwrap(), "acme/b");
     forge.shutdown(Duration::from_secs(5)).await.unwrap();
 }
+
+#[tokio::test]
+async fn an_operator_changes_the_key_of_seals_while_work_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let forge = builder(dir.path()).task("keep", Keep::default()).build().await.unwrap();
+    let ctx = ana(&forge);
+    let queued =
+        async || forge.scope(&ctx).enqueue(NewTask::new(Slug::parse("keep").unwrap(), json!({}))).await.unwrap();
+    let old = forge.seal_keys().remove(0);
+    let under_the_old = queued().await;
+    let new = forge.rotate_seal_key().await.unwrap();
+    assert_eq!(forge.seal_keys(), [new.clone(), old.clone()]);
+    let under_the_new = queued().await;
+    for id in [under_the_old, under_the_new] {
+        assert!(matches!(settled(&forge, &ctx, id).await, TaskState::Succeeded { .. }), "both are accepted");
+    }
+    assert_eq!(forge.retire_seal_key(&new).await.unwrap_err().kind(), ErrorKind::Conflict, "not the one that seals");
+    forge.retire_seal_key(&old).await.unwrap();
+    assert_eq!(forge.seal_keys(), [new]);
+    assert!(matches!(settled(&forge, &ctx, queued().await).await, TaskState::Succeeded { .. }));
+    forge.shutdown(Duration::from_secs(5)).await.unwrap();
+}

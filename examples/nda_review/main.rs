@@ -181,8 +181,7 @@ fn inputs(path: &Path) -> Result<Vec<PathBuf>, Failure> {
 
 /// Spans and logs go to files, masked.
 fn record(out: &Path) -> Result<SpanRecorder, Failure> {
-    let mask: Arc<dyn forge::core::redact::Redactor> =
-        Arc::new(forge::dlp::StandardRedactor::new(Arc::new(outputs::NoKeys)));
+    let mask: Arc<dyn forge::core::redact::Redactor> = Arc::new(forge::dlp::StandardRedactor::masking());
     let spans = SpanRecorder::to_file(out.join("spans.jsonl"), Arc::new(SystemClock), mask.clone())?;
     let log = RedactingWriter::to_file(out.join("host.log"), mask)?;
     tracing_subscriber::registry()

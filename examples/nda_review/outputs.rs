@@ -4,12 +4,10 @@ use std::io::BufReader;
 use std::path::Path;
 use std::sync::Arc;
 
-use async_trait::async_trait;
 use forge::core::audit::AuditEvent;
-use forge::core::keyring::{Keyring, Seal};
 use forge::core::redact::{EntityKind, Redactor, Text};
 use forge::core::usage::UsageQuery;
-use forge::core::{Digest, TenantId, TraceContext};
+use forge::core::{TenantId, TraceContext};
 use forge::metering::report::{events_jsonl, reconcile, usage_csv};
 use forge::policy::verify_jsonl;
 use forge::prelude::*;
@@ -246,63 +244,4 @@ async fn books(out: &Path, forge: &Forge, proof: &mut Proof) -> Result<(), Failu
         proof.line(name, report.broken.is_none() && report.rows > 0, file);
     }
     Ok(())
-}
-
-/// Masks need no key, and logs and spans are masked: this keyring has none.
-#[derive(Debug)]
-pub struct NoKeys;
-
-fn none<T>() -> Result<T> {
-    Err(Error::new(ErrorKind::Redaction, "keyring.none", "there are no keys here"))
-}
-
-#[async_trait]
-impl Keyring for NoKeys {
-    async fn load(&self, _: &TenantId) -> Result<()> {
-        none()
-    }
-
-    async fn destroy(&self, _: &TenantId) -> Result<()> {
-        none()
-    }
-
-    fn encrypt(&self, _: &TenantId, _: &[u8], _: &[u8]) -> Result<Vec<u8>> {
-        none()
-    }
-
-    fn decrypt(&self, _: &TenantId, _: &[u8], _: &[u8]) -> Result<Vec<u8>> {
-        none()
-    }
-
-    fn tokenize(&self, _: &TenantId, _: &str) -> Result<String> {
-        none()
-    }
-
-    fn detokenize(&self, _: &TenantId, _: &str) -> Result<Option<String>> {
-        none()
-    }
-
-    fn digest(&self, _: &TenantId, _: &[u8]) -> Result<Digest> {
-        none()
-    }
-
-    fn seal(&self, _: &[u8]) -> Result<Seal> {
-        none()
-    }
-
-    fn verify(&self, _: &[u8], _: &Seal) -> Result<()> {
-        none()
-    }
-
-    fn seal_keys(&self) -> Vec<String> {
-        Vec::new()
-    }
-
-    async fn rotate_seal_key(&self) -> Result<String> {
-        none()
-    }
-
-    async fn retire_seal_key(&self, _: &str) -> Result<()> {
-        none()
-    }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use forge_core::keyring::Keyring;
 use forge_core::redact::{EntityKind, Finding, RedactOptions, Redactor, Style, Text};
-use forge_core::{Result, TenantId};
+use forge_core::{Error, ErrorKind, Result, TenantId};
 
 use crate::detect::{self, TOKEN, mask};
 
@@ -15,13 +15,29 @@ use crate::detect::{self, TOKEN, mask};
 /// A mask reads `[EMAIL]`, a token `[EMAIL:tok_…]`. Neither is found again, so redacting twice is redacting once. Takes time
 /// linear in the text; text without long numbers, `@` and words such as "key" costs one look and no allocation.
 pub struct StandardRedactor {
-    keyring: Arc<dyn Keyring>,
+    keyring: Option<Arc<dyn Keyring>>,
 }
 
 impl StandardRedactor {
     /// With the keys that make tokens reversible; masks need none.
     pub fn new(keyring: Arc<dyn Keyring>) -> Self {
-        Self { keyring }
+        Self { keyring: Some(keyring) }
+    }
+
+    /// Without keys: it masks, for logs and spans; to make a token or to reveal one is an error.
+    pub fn masking() -> Self {
+        Self { keyring: None }
+    }
+
+    fn keys(&self) -> Result<&dyn Keyring> {
+        let none = || {
+            Error::new(
+                ErrorKind::Redaction,
+                "redactor.keys",
+                "this redactor masks only; make it with a keyring for tokens",
+            )
+        };
+        self.keyring.as_deref().ok_or_else(none)
     }
 }
 
@@ -43,7 +59,7 @@ impl Redactor for StandardRedactor {
                 Style::Mask => out.extend(mask(f.kind)),
                 Style::Token => {
                     let value = text.text.get(f.start..f.end).unwrap_or_default();
-                    out.extend(["[", f.kind.as_str(), TOKEN, &self.keyring.tokenize(tenant, value)?, "]"]);
+                    out.extend(["[", f.kind.as_str(), TOKEN, &self.keys()?.tokenize(tenant, value)?, "]"]);
                 }
             }
             from = f.end;
@@ -63,7 +79,7 @@ impl Redactor for StandardRedactor {
                 continue;
             };
             // another tenant's token, or none at all, stays as it is
-            let Some(value) = self.keyring.detokenize(tenant, token)? else { continue };
+            let Some(value) = self.keys()?.detokenize(tenant, token)? else { continue };
             out.push_str(text.get(kept..place.start).unwrap_or_default());
             out.push_str(&value);
             kept = place.end;

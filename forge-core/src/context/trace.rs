@@ -6,9 +6,11 @@ use serde::{Deserialize, Serialize};
 
 use super::ExecutionContext;
 use crate::id::Digest;
+use crate::{Error, Result};
 
-/// W3C trace context: which trace, and which span is the parent of what comes next.
+/// W3C trace context: which trace, and which span is the parent of what comes next. Serialised as its `traceparent`.
 #[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct TraceContext {
     /// Sixteen bytes.
     pub trace_id: u128,
@@ -27,6 +29,30 @@ impl TraceContext {
     /// The `traceparent` header, version 00, sampled.
     pub fn traceparent(&self) -> String {
         format!("00-{:032x}-{:016x}-01", self.trace_id, self.span_id)
+    }
+}
+
+impl From<TraceContext> for String {
+    fn from(trace: TraceContext) -> Self {
+        trace.traceparent()
+    }
+}
+
+impl TryFrom<String> for TraceContext {
+    type Error = Error;
+
+    fn try_from(text: String) -> Result<Self> {
+        let wrong =
+            || Error::invalid("trace.parse", "expected a traceparent of version 00: 00-<32 hex>-<16 hex>-<2 hex>");
+        let parts: Vec<&str> = text.split('-').collect();
+        let ["00", trace, span, flags] = parts.as_slice() else { return Err(wrong()) };
+        let hex = |s: &str, digits| s.len() == digits && s.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        if !hex(trace, 32) || !hex(span, 16) || !hex(flags, 2) {
+            return Err(wrong());
+        }
+        let trace_id = u128::from_str_radix(trace, 16).map_err(|_| wrong())?;
+        let span_id = u64::from_str_radix(span, 16).map_err(|_| wrong())?;
+        Ok(Self { trace_id, span_id })
     }
 }
 
@@ -72,4 +98,26 @@ fn span_with_id(ctx: &ExecutionContext, name: &str, span_id: u64) -> (ExecutionC
         error = tracing::field::Empty,
     );
     (ctx.with_trace(TraceContext { trace_id: parent.trace_id, span_id }), span)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_travels_as_its_traceparent() {
+        let trace = TraceContext { trace_id: u128::MAX, span_id: u64::MAX };
+        let text = serde_json::to_string(&trace).unwrap();
+        assert_eq!(text, "\"00-ffffffffffffffffffffffffffffffff-ffffffffffffffff-01\"");
+        assert_eq!(serde_json::from_str::<TraceContext>(&text).unwrap(), trace);
+        for wrong in [
+            "",
+            "00",
+            "01-0-0-01",
+            "00-FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF-ffffffffffffffff-01",
+            "00-+fffffffffffffffffffffffffffffff-ffffffffffffffff-01",
+        ] {
+            assert!(TraceContext::try_from(wrong.to_owned()).is_err(), "{wrong}");
+        }
+    }
 }
