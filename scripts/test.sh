@@ -55,7 +55,7 @@ downstream() {
     for feature in "" memory-openai testing mock; do
         cargo check --quiet --locked --manifest-path tests/downstream/Cargo.toml --features "$feature"
     done
-    cargo test --locked --manifest-path tests/downstream/Cargo.toml --features mock
+    cargo test --locked --manifest-path tests/downstream/Cargo.toml --all-features
 }
 
 docs() {
