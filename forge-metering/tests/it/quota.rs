@@ -12,6 +12,7 @@ use forge_core::{
     Retryability, Status, TenantId, Timestamp,
 };
 use forge_metering::{Limit, Limits, SqliteQuota, TenantLimits, Window};
+use rust_decimal::Decimal;
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -393,4 +394,43 @@ async fn what_could_not_be_written_goes_with_the_next() {
         let b = b.crashed().await;
         assert_eq!(b.calls_left(&acme).await, 6, "all that was made is in the file");
     }
+}
+
+async fn money_left(b: &Bench, ctx: &ExecutionContext) -> (Option<u64>, Option<Decimal>) {
+    let state = b.quota.peek(ctx, &tool()).await.unwrap();
+    (state.calls_left, state.money_left)
+}
+
+/// The same operations in two tenants, used and held: after a crash each finds its own, in money too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_a_crash_each_tenant_finds_what_is_its_own() {
+    let b = Bench::daily(calls(20).with_money(usd("20"))).await;
+    let (acme, globex) = (ctx("acme", "ana"), ctx("globex", "ana"));
+    let paid = |amount: &str| Actual { quantity: Quantity::TOOL_CALL, cost: Some(usd(amount)) };
+    for n in 0..2 {
+        b.reserve(&acme, call(n)).await.unwrap().settle(paid("1"));
+    }
+    for n in 0..5 {
+        b.reserve(&globex, call(n)).await.unwrap().settle(paid("2"));
+    }
+    // open when the process dies
+    let _held = [
+        b.reserve(&acme, call(10)).await.unwrap(),
+        b.reserve(&globex, call(10)).await.unwrap(),
+        b.reserve(&globex, call(11)).await.unwrap(),
+        b.reserve(&globex, call(12)).await.unwrap(),
+    ];
+    b.quota.check(Depth::Deep).await;
+    let b = b.crashed().await;
+    assert_eq!(money_left(&b, &acme).await, (Some(17), Some(d("17.5"))), "two calls of 1, one held at 0.5");
+    assert_eq!(money_left(&b, &globex).await, (Some(12), Some(d("8.5"))), "five calls of 2, three held at 0.5");
+    // the one that settles late frees its own and no other's, on the disk too
+    b.reserve(&globex, call(10)).await.unwrap().settle(paid("0.5"));
+    b.quota.check(Depth::Deep).await;
+    let b = b.crashed().await;
+    assert_eq!(
+        money_left(&b, &acme).await,
+        (Some(17), Some(d("17.5"))),
+        "isolation: the same operation of another tenant"
+    );
 }
