@@ -89,6 +89,14 @@ fn three_hundred_pages_are_read_to_the_last() {
 }
 
 #[test]
+fn pages_that_say_the_same_are_not_taken_for_headers_alone() {
+    let bytes =
+        pdf(5, |n| format!("BT /F1 10 Tf 50 700 Td (Annex {n}: the receiving party keeps the sample safe.) Tj ET"));
+    let (document, _) = read("annexes.pdf", &bytes);
+    assert_eq!(document.text.matches("keeps the sample safe").count(), 5, "{}", document.text);
+}
+
+#[test]
 fn pictures_and_other_languages_are_said() {
     let pictures = parse("scan.pdf", &pdf(2, |_| "q Q".to_owned()), &Limits::default());
     assert!(matches!(pictures, Err(ParseError::NeedsOcr { pages: 2, .. })), "{pictures:?}");

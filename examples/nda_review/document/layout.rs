@@ -170,7 +170,7 @@ fn drop_furniture(pages: &mut [Vec<Line>]) -> usize {
     let count = pages.len();
     let mut dropped = 0;
     for page in pages.iter_mut() {
-        let doomed: Vec<usize> = edges(page)
+        let mut doomed: Vec<usize> = edges(page)
             .filter(|&index| {
                 let key = page.get(index).map(key).unwrap_or_default();
                 let times = seen.get(&key).copied().unwrap_or_default();
@@ -178,6 +178,10 @@ fn drop_furniture(pages: &mut [Vec<Line>]) -> usize {
                 (count > 1 && times * 5 >= count * 3 && times > 1) || (key.is_empty() && count > 1)
             })
             .collect();
+        if doomed.len() == page.len() {
+            // a page of nothing else says just that
+            doomed.retain(|&index| page.get(index).map(key).unwrap_or_default().is_empty());
+        }
         dropped += doomed.len();
         let mut index = 0;
         page.retain(|_| {
