@@ -6,7 +6,7 @@ use crate::document::{Document, Limits, ParseError, parse};
 use crate::review::{self, Review};
 
 /// A PDF whose pages each have one content stream.
-fn pdf(pages: usize, content: impl Fn(usize) -> String) -> Vec<u8> {
+pub(crate) fn pdf(pages: usize, content: impl Fn(usize) -> String) -> Vec<u8> {
     let mut pdf = Pdf::with_version("1.5");
     let root = pdf.new_object_id();
     let font = pdf.add_object(dictionary! {

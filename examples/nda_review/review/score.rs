@@ -348,14 +348,26 @@ fn thirty_pages_and_three_hundred() {
     let all: String = texts.collect::<Vec<_>>().join("\n");
     let long: String = all.chars().cycle().take(1_000_000).collect();
     let pages = |characters: usize| long.chars().take(characters).collect::<String>();
-    let spent = |text: &str| {
+    let spent = |bytes: &[u8]| {
         let before = on_cpu();
-        let document = parse("long.txt", text.as_bytes(), &Limits::default()).unwrap();
+        let document = parse("long", bytes, &Limits::default()).unwrap();
         assert_eq!(review(&document, &[]).clauses.len(), 17);
         on_cpu().saturating_sub(before)
     };
-    let (first, thirty, three_hundred) = (spent(&pages(10_000)), spent(&pages(100_000)), spent(&long));
-    println!("cpu: first review of a process {first:?}, 30 pages {thirty:?}, 300 pages {three_hundred:?}");
+    let (first, thirty) = (spent(pages(10_000).as_bytes()), spent(pages(100_000).as_bytes()));
+    let three_hundred = spent(long.as_bytes());
+    // 40 lines of 80 characters on a page
+    let words: Vec<char> =
+        long.chars().map(|c| if c.is_ascii_alphanumeric() || matches!(c, '.' | ',') { c } else { ' ' }).collect();
+    let lines: Vec<String> = words.chunks(80).map(|line| line.iter().collect()).collect();
+    let page = |n: usize| {
+        let shown: String = lines[n * 40..(n + 1) * 40].iter().map(|line| format!("({line}) Tj 0 -15 Td ")).collect();
+        format!("BT /F1 10 Tf 50 750 Td {shown} ET")
+    };
+    let pdf = spent(&crate::hostile::pdf(30, page));
+    println!(
+        "cpu: first review of a process {first:?}; text of 30 pages {thirty:?}, of 300 {three_hundred:?}; a PDF of 30 pages {pdf:?}"
+    );
 }
 
 /// CPU time of this thread: the first field of its `schedstat`. Zero elsewhere than on Linux.
