@@ -110,7 +110,7 @@ impl Forge {
         self.0.keyring.rotate_seal_key().await
     }
 
-    /// Accepts seals of a key no more: queued tasks and runs under it become dead letters. The ids are those of
+    /// Accepts seals of a key, and of those older than it, no more: queued tasks and runs under them become dead letters. The ids are those of
     /// [`seal_keys`](Self::seal_keys).
     ///
     /// # Errors

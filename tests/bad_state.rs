@@ -348,7 +348,7 @@ async fn a_full_disk_refuses_loses_nothing_and_is_well_again_once_there_is_room(
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
         let before: Vec<String> = lines.by_ref().take_while(|l| l != "full").collect();
         let more = Command::new("prlimit").arg(format!("--pid={}", child.id())).arg("--fsize=unlimited:").status();
-        assert!(more.unwrap().success(), "prlimit gives room");
+        assert!(more.expect("`prlimit`, which is part of util-linux").success(), "prlimit gives room");
         drop(child.stdin.take());
         let after: Vec<String> = lines.collect();
         assert!(child.wait().unwrap().success(), "{before:?} {after:?}");

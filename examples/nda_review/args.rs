@@ -45,7 +45,7 @@ impl Args {
     pub fn read() -> Result<Self, String> {
         let sample = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/nda_review/samples/hartwell_mutual_nda.pdf");
         let mut args = Self { input: sample.into(), out: "target/nda_review".into(), kill_after: None, model: None };
-        let (mut name, mut key) = (None, None);
+        let (mut url, mut name, mut key) = (None, None, None);
         let mut words = std::env::args().skip(1);
         while let Some(word) = words.next() {
             let mut value = || words.next().ok_or_else(|| format!("{word} needs a value\n{USAGE}"));
@@ -53,25 +53,17 @@ impl Args {
                 "--input" => args.input = value()?.into(),
                 "--out" => args.out = value()?.into(),
                 "--kill-after" => args.kill_after = Some(value()?),
-                "--model" => {
-                    args.model = Some(ModelArgs { url: value()?, name: "gpt-4.1-mini".into(), key: None });
-                }
+                "--model" => url = Some(value()?),
                 "--model-name" => name = Some(value()?),
                 "--model-key" => key = Some(value()?),
                 "--help" | "-h" => return Err(USAGE.to_owned()),
                 other => return Err(format!("unknown argument {other}\n{USAGE}")),
             }
         }
-        match &mut args.model {
-            Some(model) => {
-                model.name = name.unwrap_or_else(|| model.name.clone());
-                model.key = key;
-            }
-            None if name.is_some() || key.is_some() => {
-                return Err(format!("--model-name and --model-key go with --model\n{USAGE}"));
-            }
-            None => {}
+        if url.is_none() && (name.is_some() || key.is_some()) {
+            return Err(format!("--model-name and --model-key go with --model\n{USAGE}"));
         }
+        args.model = url.map(|url| ModelArgs { url, name: name.unwrap_or_else(|| "gpt-4.1-mini".into()), key });
         Ok(args)
     }
 }

@@ -1,6 +1,7 @@
 //! The review as a workflow: intake, lawyer, research.
 
-use forge::core::model::{Completion, CompletionRequest, Finish, Message};
+use forge::core::model::{Completion, CompletionRequest, Finish, LanguageModel, Message};
+use forge::memory::ExtractiveModel;
 use forge::prelude::*;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -12,9 +13,6 @@ use crate::tools::{Parsed, load};
 
 /// The firm's channel for reviews.
 pub const CHANNEL: &str = "C0NDAREVIEW";
-
-/// The model that chooses sentences word for word; with a language model beside it, it still makes the summary.
-const EXTRACTIVE: &str = "local/extractive-1";
 
 /// What a review is asked with.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -75,7 +73,8 @@ async fn compose(cx: StepContext) -> Result<Composed> {
     let passages: Vec<Passage> = cx.outputs().get("kb_search")?;
     let questions: Vec<String> = review::questions().into_iter().map(|q| q.query).collect();
     let ask = vec![Message::system(questions.join("\n")), Message::user(document.text.clone())];
-    let ask = CompletionRequest::new(ask).with_max_tokens(600).with_model(EXTRACTIVE);
+    // it chooses sentences word for word; with a language model beside it, it still makes the summary
+    let ask = CompletionRequest::new(ask).with_max_tokens(600).with_model(ExtractiveModel.model());
     let chosen = cx.complete(ask).await?;
     // by its name: where it cannot be had, the run waits and tries again, rather than taking another's answer for its own
     let language_model = cx.models().iter().find(|m| m.capability().language_model).map(|m| m.model().to_owned());

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use toml::de::{DeTable, DeValue};
 
 use super::keys::{self, Found, Place};
-use super::setting::Value;
+use super::setting::{LITERAL, Value};
 use super::{Config, ConfigError, ConfigProblem, Origin};
 
 /// Larger files are not configuration.
@@ -57,11 +57,7 @@ impl Layers {
         if let Some((_, environment)) = variables.iter().find(|(name, _)| name == ENVIRONMENT) {
             layers = match environment.to_str() {
                 Some(environment) => layers.environment(path, environment),
-                None => layers.problem(ConfigProblem {
-                    key: String::new(),
-                    what: "is not UTF-8".to_owned(),
-                    origin: Origin::Variable(ENVIRONMENT.to_owned()),
-                }),
+                None => layers.no_environment("is not UTF-8"),
             };
         }
         layers.variables(variables)
@@ -83,11 +79,7 @@ impl Layers {
         let named =
             !environment.is_empty() && environment.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
         if !named {
-            return self.problem(ConfigProblem {
-                key: String::new(),
-                what: "the name of an environment has letters, digits, `-` and `_` only".to_owned(),
-                origin: Origin::Variable(ENVIRONMENT.to_owned()),
-            });
+            return self.no_environment("the name of an environment has letters, digits, `-` and `_` only");
         }
         self.file(beside(path.as_ref(), environment))
     }
@@ -136,8 +128,8 @@ impl Layers {
         found.retain(|f| {
             let literal = self.is_literal(f);
             if literal {
-                let what = "is a literal; give a reference: env:NAME, file:PATH or vault:PATH".to_owned();
-                problems.push(ConfigProblem { key: f.key.path_of(&f.names), what, origin: f.origin.clone() });
+                let (key, origin) = (f.key.path_of(&f.names), f.origin.clone());
+                problems.push(ConfigProblem { key, what: LITERAL.to_owned(), origin });
             }
             !literal
         });
@@ -166,8 +158,9 @@ impl Layers {
         found.key.is_secret() && !text.is_empty() && !self.schemes.iter().any(|s| Some(s.as_str()) == scheme)
     }
 
-    fn problem(mut self, problem: ConfigProblem) -> Self {
-        self.problems.push(problem);
+    fn no_environment(mut self, why: &str) -> Self {
+        let origin = Origin::Variable(ENVIRONMENT.to_owned());
+        self.problems.push(ConfigProblem { key: String::new(), what: why.to_owned(), origin });
         self
     }
 }

@@ -198,6 +198,9 @@ impl Setting for Window {
     }
 }
 
+/// What is said of a secret that stands where its reference should; the secret is not repeated.
+pub(super) const LITERAL: &str = "is a literal; give a reference: env:NAME, file:PATH or vault:PATH";
+
 /// The kind of every key that holds a secret.
 pub(super) const REFERENCE: &str = "a reference to a secret";
 
@@ -206,8 +209,7 @@ impl Setting for Option<SecretRef> {
         REFERENCE
     }
     fn set(&mut self, value: &Value) -> Result<(), String> {
-        let literal = || "is a literal; give a reference: env:NAME, file:PATH or vault:PATH".to_owned();
-        *self = Some(text(REFERENCE, value)?.parse().map_err(|_| literal())?);
+        *self = Some(text(REFERENCE, value)?.parse().map_err(|_| LITERAL.to_owned())?);
         Ok(())
     }
     fn show(&self) -> Option<String> {

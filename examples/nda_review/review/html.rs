@@ -121,17 +121,13 @@ fn fields(out: &mut String, review: &Review, cut: &Slicer<'_>) -> std::fmt::Resu
             row(name, value, best.confidence, Span { start: best.start, end: best.end })?;
         }
     }
-    let mut missing = Vec::new();
-    for (name, there) in [
+    let found = [
         ("party", !party.is_empty()),
         ("effective date", fields.effective_date.is_some()),
         ("term", fields.term.is_some()),
         ("governing law", fields.governing_law.is_some()),
-    ] {
-        if !there {
-            missing.push(name);
-        }
-    }
+    ];
+    let missing: Vec<&str> = found.iter().filter(|(_, there)| !there).map(|(name, _)| *name).collect();
     out.push_str("</table>\n");
     if !missing.is_empty() {
         writeln!(out, "<p>Not found: {}.</p>", missing.join(", "))?;
