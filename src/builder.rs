@@ -150,7 +150,7 @@ impl ForgeBuilder {
         self
     }
 
-    /// Adds a language model. Of several, the policy says which may be used and the router which is best. Without one there is
+    /// Adds a language model, beside that of the configuration's `memory.openai`. Of several, the policy says which may be used and the router which is best. Without one there is
     /// `local/extractive-1`, which is none and says so.
     pub fn model(mut self, model: Arc<dyn LanguageModel>) -> Self {
         self.models.push(model);
@@ -213,6 +213,7 @@ impl ForgeBuilder {
             Some(pricing) => pricing,
             None => Arc::new(forge_metering::PriceBook::example()?),
         };
+        self.models.extend(configured_models(&self.config, &self.secrets)?);
         let forge = self.assemble(store, Arc::new(policy), pricing, handlers)?;
         begin(forge).await
     }
@@ -351,6 +352,22 @@ impl ForgeBuilder {
             config: self.config,
         }))
     }
+}
+
+/// The language models that the configuration chose.
+#[cfg(feature = "memory-openai")]
+fn configured_models(config: &Config, secrets: &Secrets) -> Result<Vec<Arc<dyn LanguageModel>>, Error> {
+    let model = |c: &forge_memory::openai::OpenAiConfig| {
+        forge_memory::openai::OpenAiModel::new(c.clone(), secrets.clone())
+            .map(|m| Arc::new(m) as Arc<dyn LanguageModel>)
+    };
+    config.memory.openai.iter().map(model).collect()
+}
+
+/// None: a configuration that chose one is refused.
+#[cfg(not(feature = "memory-openai"))]
+fn configured_models(_: &Config, _: &Secrets) -> Result<Vec<Arc<dyn LanguageModel>>, Error> {
+    Ok(Vec::new())
 }
 
 pub(crate) fn named(

@@ -6,6 +6,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use forge::core::TenantId;
+#[cfg(feature = "memory-openai")]
+use forge::core::model::{CompletionRequest, Message};
+use forge::memory::openai::OpenAiConfig;
 use forge::{Config, ConfigError, ConfigKey, Error, ErrorKind, Forge, Layers, Origin};
 use proptest::prelude::*;
 
@@ -216,7 +219,10 @@ async fn a_host_does_not_start_on_values_that_code_set_wrong_and_explains_itself
         "{e}"
     );
     let forge = Forge::builder().config(Config::in_dir(dir.path())).build().await.unwrap();
-    assert!(forge.explain_config().lines().count() >= Config::keys().iter().filter(|k| !k.key.contains('<')).count());
+    assert!(
+        forge.explain_config().lines().count()
+            >= Config::keys().iter().filter(|k| !k.key.contains('<') && k.feature.is_none()).count()
+    );
     forge.shutdown(Duration::ZERO).await.unwrap();
 }
 
@@ -244,33 +250,44 @@ fn settled(path: PathBuf, expected: &str) {
     );
 }
 
-/// The key without its section, and the section.
-fn split(key: &str) -> (&str, &str) {
-    key.split_once('.').unwrap_or(("", key))
+/// The section of a key and its name in it; a backend has a section of its own.
+fn split(key: &ConfigKey) -> (&str, &str) {
+    let parts = if key.feature.is_some() { key.key.rsplit_once('.') } else { key.key.split_once('.') };
+    parts.unwrap_or(("", &key.key))
 }
 
 fn kind(key: &ConfigKey) -> String {
     key.range.as_ref().map_or_else(|| key.kind.to_owned(), |range| format!("{}, {range}", key.kind))
 }
 
+/// How the example begins the line of a key that it does not set.
+const OFF: &str = "# ";
+
 fn example() -> String {
-    let mut text = "# Every key with its default; what has none is commented out. Written by tests/configuration.rs from the table of keys.\n\
+    let mut text = "# Every key with its default; what has none, and what belongs to a backend that has to be chosen, is commented out.\n\
+                    # Written by tests/configuration.rs from the table of keys.\n\
                     # forge.toml < forge.<environment>.toml (FORGE_ENVIRONMENT) < variables such as FORGE__QUEUE__CONCURRENCY.\n"
         .to_owned();
     let mut current = "";
     let keys = Config::keys();
     for k in &keys {
-        let (section, name) = split(&k.key);
+        let (section, name) = split(k);
         if section != current {
             write!(text, "\n[{section}]\n").unwrap();
+            if let Some(feature) = k.feature {
+                write!(text, "# Chosen by setting any of its keys; needs a build with the feature `{feature}`.\n\n")
+                    .unwrap();
+            }
             current = section;
         } else {
             text.push('\n');
         }
         writeln!(text, "# {} ({})", k.about, kind(k)).unwrap();
         match &k.default {
+            Some(default) if k.feature.is_some() => writeln!(text, "{OFF}{name} = {default}").unwrap(),
             Some(default) => writeln!(text, "{name} = {default}").unwrap(),
-            None => writeln!(text, "# {name} = {}    # otherwise {}", k.unset.1, k.unset.0).unwrap(),
+            None if k.unset.0 == "required" => writeln!(text, "{OFF}{name} = {}    # required", k.unset.1).unwrap(),
+            None => writeln!(text, "{OFF}{name} = {}    # otherwise {}", k.unset.1, k.unset.0).unwrap(),
         }
     }
     text
@@ -281,14 +298,118 @@ fn the_annotated_example_is_the_code() {
     settled(root().join("forge.example.toml"), &example());
     let read = Config::load(root().join("forge.example.toml")).unwrap();
     let default = Config::default();
+    let explained = read.explain();
     assert_eq!((read.quota, read.guard, read.data_dir), (default.quota, default.guard, default.data_dir));
     assert_eq!(read.workflow.running, default.workflow.running);
-    for k in Config::keys().iter().filter(|k| k.default.is_some()) {
-        let explained = Config::load(root().join("forge.example.toml")).unwrap().explain();
+    assert!(read.memory.openai.is_none());
+    for k in Config::keys().iter().filter(|k| k.default.is_some() && k.feature.is_none()) {
         let line = explained.lines().find(|l| l.split_whitespace().next() == Some(&k.key)).unwrap();
         assert!(line.contains("forge.example.toml:"), "the example does not set it: {line}");
         assert!(line.contains(k.default.as_deref().unwrap()), "{line}");
     }
+}
+
+/// The example with a backend's keys switched on.
+fn example_with(feature: &str) -> String {
+    let mut text = example();
+    for k in Config::keys().iter().filter(|k| k.feature == Some(feature)) {
+        let line = format!("\n{OFF}{} = ", split(k).1);
+        assert_eq!(text.matches(&line).count(), 1, "{line}");
+        text = text.replace(&line, &line.replacen(OFF, "", 1));
+    }
+    text
+}
+
+#[test]
+fn every_backend_that_is_a_feature_has_its_section_in_the_example() {
+    let manifest: toml::Table = std::fs::read_to_string(root().join("Cargo.toml")).unwrap().parse().unwrap();
+    let features = manifest["features"].as_table().unwrap().keys();
+    let backends: Vec<&str> =
+        features.map(String::as_str).filter(|f| !["default", "testing", "mock"].contains(f)).collect();
+    assert!(!backends.is_empty());
+    for feature in backends {
+        assert!(Config::keys().iter().any(|k| k.feature == Some(feature)), "{feature} has no keys");
+        let read = toml(&example_with(feature)).read();
+        if cfg!(feature = "memory-openai") {
+            let read = read.unwrap();
+            for k in Config::keys().iter().filter(|k| k.feature == Some(feature)) {
+                let explained = read.explain();
+                let line = explained.lines().find(|l| l.split_whitespace().next() == Some(&k.key)).unwrap();
+                assert!(line.contains(k.default.as_deref().unwrap_or(&k.unset.1)), "{line}");
+            }
+            let mut expected = OpenAiConfig::new("https://api.openai.com/v1", "gpt-4.1-mini").with_context(128_000);
+            expected.key = Some("env:OPENAI_API_KEY".parse().unwrap());
+            assert_eq!(read.memory.openai, Some(expected));
+        } else {
+            let found = problems(&read.unwrap_err());
+            assert_eq!(found[0].1, format!("needs a build with the feature `{feature}`"));
+        }
+    }
+}
+
+#[cfg(feature = "memory-openai")]
+#[test]
+fn a_backend_that_is_chosen_is_chosen_whole() {
+    let section = |keys: &str| only(toml(&format!("[memory.openai]\n{keys}")));
+    let whole = "base_url = \"http://127.0.0.1/v1\"\nmodel = \"m\"\n";
+    for (keys, key, what, line) in [
+        ("model = \"m\"".to_owned(), "memory.openai.base_url", "missing: memory.openai is chosen", 2),
+        ("base_url = \"http://127.0.0.1/v1\"".to_owned(), "memory.openai.model", "missing: memory.openai is chosen", 2),
+        (
+            format!("{whole}key = \"sk-secret\""),
+            "memory.openai.key",
+            "is a literal; give a reference: env:NAME, file:PATH or vault:PATH",
+            4,
+        ),
+        (
+            format!("{whole}provider = \"a/b\""),
+            "memory.openai.provider",
+            "must be one word in visible ASCII, without a slash",
+            4,
+        ),
+        (
+            format!("{whole}limit_field = \"most\""),
+            "memory.openai.limit_field",
+            "expected \"max_tokens\" or \"max_completion_tokens\"",
+            4,
+        ),
+        (format!("{whole}remote = \"no\""), "memory.openai.remote", "expected true or false", 4),
+        (format!("{whole}context = 0"), "memory.openai.context", "must be at least 1", 4),
+        (
+            "base_url = \"api.openai.com\"\nmodel = \"m\"".to_owned(),
+            "memory.openai.base_url",
+            "must begin with http:// or https://",
+            2,
+        ),
+    ] {
+        assert_eq!(section(&keys), (key.to_owned(), what.to_owned(), format!("forge.toml:{line}")), "{keys}");
+    }
+    let read =
+        toml(&format!("[memory.openai]\n{whole}")).variables([("FORGE__MEMORY__OPENAI__REMOTE", "false")]).read();
+    assert!(!read.unwrap().memory.openai.unwrap().remote);
+}
+
+#[cfg(feature = "memory-openai")]
+#[tokio::test]
+async fn a_configured_model_is_asked_through_the_guard() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = forge_testkit::OpenAiStandIn::start(dir.path().join("openai.jsonl"), "sk-test", vec![]).await.unwrap();
+    server.script(|_| "it is so".to_owned());
+    std::fs::write(dir.path().join("key"), "sk-test").unwrap();
+    let text = format!(
+        "data_dir = {:?}\n[memory.openai]\nbase_url = {:?}\nmodel = \"stand-in\"\nkey = \"file:{}\"\n",
+        dir.path().join("data"),
+        server.base_url(),
+        dir.path().join("key").display(),
+    );
+    let config = Config::parse(&text).unwrap();
+    let grants = serde_json::json!({ "grants": { "analyst": ["model.complete:*"] } });
+    let forge = Forge::builder().config(config).tenant("acme", grants).build().await.unwrap();
+    let ana = forge.context(forge::Principal::employee("acme", "ana", "analyst").unwrap());
+    let request = CompletionRequest::new(vec![Message::user("is it so?")]);
+    let completion = forge.scope(&ana).complete(request).await.unwrap();
+    assert_eq!((completion.text.as_str(), completion.model.as_str()), ("it is so", "openai/stand-in"));
+    forge.shutdown(Duration::ZERO).await.unwrap();
 }
 
 fn table(keys: &[ConfigKey]) -> String {
@@ -296,8 +417,11 @@ fn table(keys: &[ConfigKey]) -> String {
     for k in keys {
         let default = k.default.as_ref().map_or_else(|| format!("({})", k.unset.0), |d| format!("`{d}`"));
         let secret = if k.secret { "yes" } else { "no" };
-        writeln!(text, "| `{}` | {} | {default} | `{}` | {secret} | {} |", k.key, kind(k), k.variable, k.about)
-            .unwrap();
+        write!(text, "| `{}` | {} | {default} | `{}` | {secret} | {}", k.key, kind(k), k.variable, k.about).unwrap();
+        if let Some(feature) = k.feature {
+            write!(text, " Needs the feature `{feature}`.").unwrap();
+        }
+        text.push_str(" |\n");
     }
     text
 }
@@ -320,11 +444,20 @@ fn every_key_can_be_set_by_its_variable() {
             "a path" => "somewhere",
             "a duration" => "7s",
             "\"day\" or \"month\"" => "day",
+            "\"max_tokens\" or \"max_completion_tokens\"" => "max_tokens",
+            "true or false" => "true",
             "an amount and its currency or \"unlimited\"" => "7 USD",
             _ => "7",
         };
-        let config = Layers::new().variables([(variable.clone(), value)]).read().unwrap();
-        assert!(config.explain().contains(&variable), "{variable} sets nothing");
+        let given = Layers::new().variables([(variable.clone(), value)]);
+        match (given.read(), k.feature) {
+            (Ok(config), _) => assert!(config.explain().contains(&variable), "{variable} sets nothing"),
+            // alone it does not make a backend whole
+            (Err(e), Some(_)) => {
+                assert!(e.problems().iter().all(|p| p.origin == Origin::Variable(variable.clone())), "{e}")
+            }
+            (Err(e), None) => panic!("{e}"),
+        }
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use forge::memory::openai::OpenAiConfig;
+
 /// What was asked for.
 #[derive(Debug, Clone)]
 pub struct Args {
@@ -11,19 +13,8 @@ pub struct Args {
     pub out: PathBuf,
     /// End the process hard after this step.
     pub kill_after: Option<String>,
-    /// The address of a language model's endpoint, its model and where its key is.
-    pub model: Option<ModelArgs>,
-}
-
-/// A language model behind OpenAI's chat-completions interface.
-#[derive(Debug, Clone)]
-pub struct ModelArgs {
-    /// Up to and without `/chat/completions`.
-    pub url: String,
-    /// As the endpoint calls it.
-    pub name: String,
-    /// A reference, never the key.
-    pub key: Option<String>,
+    /// A language model to ask.
+    pub model: Option<OpenAiConfig>,
 }
 
 const USAGE: &str = "\
@@ -63,7 +54,10 @@ impl Args {
         if url.is_none() && (name.is_some() || key.is_some()) {
             return Err(format!("--model-name and --model-key go with --model\n{USAGE}"));
         }
-        args.model = url.map(|url| ModelArgs { url, name: name.unwrap_or_else(|| "gpt-4.1-mini".into()), key });
+        args.model = url.map(|url| OpenAiConfig::new(url, name.unwrap_or_else(|| "gpt-4.1-mini".to_owned())));
+        if let (Some(model), Some(key)) = (&mut args.model, key) {
+            model.key = Some(key.parse().map_err(|e| format!("--model-key: {e}\n{USAGE}"))?);
+        }
         Ok(args)
     }
 }

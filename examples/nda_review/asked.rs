@@ -4,9 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use forge::core::audit::AuditEvent;
-use forge::core::secret::{Secret, Secrets, StaticSecrets};
 use forge::core::usage::{UsageQuery, UsageStatus};
-use forge::memory::openai::{OpenAiConfig, OpenAiModel};
+use forge::memory::openai::OpenAiConfig;
 use forge::prelude::*;
 use forge::telemetry::PrometheusMetrics;
 use forge_testkit::{Fault, OpenAiStandIn, PDF, Play};
@@ -42,9 +41,10 @@ async fn its_answers_count_with_their_words_and_cost_what_they_cost() {
         ]})
         .to_string()
     });
-    let secrets = Secrets::standard().with(StaticSecrets::default().with("openai", Secret::new("sk-test")));
-    let config = OpenAiConfig::new(server.base_url(), "stand-in").with_key("mem:openai".parse().unwrap());
-    let model = Arc::new(OpenAiModel::new(config, secrets).unwrap());
+    let key = dir.path().join("openai.key");
+    std::fs::write(&key, "sk-test").unwrap();
+    let reference = format!("file:{}", key.display()).parse().unwrap();
+    let model = OpenAiConfig::new(server.base_url(), "stand-in").with_key(reference);
     let (metrics, nobody) = (Arc::new(PrometheusMetrics::new()), Arc::new(|_: &_, _: &_| {}));
     let forge = house::build(dir.path(), &standins, metrics, nobody, Some(model)).await.unwrap();
     let intake = act_as(&forge, FIRM, "intake_001").unwrap();

@@ -5,10 +5,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use forge::core::model::LanguageModel;
 use forge::core::secret::{Secret, SecretRef, StaticSecrets};
 use forge::core::{SystemClock, TenantId};
 use forge::memory::ExtractiveModel;
+use forge::memory::openai::OpenAiConfig;
 use forge::prelude::*;
 use forge::queue::workflow::Observer;
 use forge::telemetry::PrometheusMetrics;
@@ -145,11 +145,13 @@ pub async fn build(
     standins: &StandIns,
     metrics: Arc<PrometheusMetrics>,
     observer: Observer,
-    model: Option<Arc<dyn LanguageModel>>,
+    model: Option<OpenAiConfig>,
 ) -> Result<Forge, Box<dyn std::error::Error>> {
     let (secrets, drive, slack) = standins.accounts(StaticSecrets::default())?;
+    let mut config = Config::in_dir(out.join("data"));
+    config.memory.openai = model;
     let mut builder = Forge::builder()
-        .config(Config::in_dir(out.join("data")))
+        .config(config)
         .tenant(FIRM, firm())
         .tenant(STRANGER, stranger())
         .secrets(secrets)
@@ -159,9 +161,6 @@ pub async fn build(
         .model(Arc::new(ExtractiveModel))
         .workflow(workflow())
         .observe_runs(observer);
-    if let Some(model) = model {
-        builder = builder.model(model);
-    }
     for (tenant, employee, role) in PEOPLE {
         builder = builder.employee(Principal::employee(tenant, employee, role)?);
     }

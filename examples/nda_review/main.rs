@@ -42,7 +42,6 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use forge::core::model::LanguageModel;
 use forge::core::queue::{NewTask, TaskState};
 use forge::core::usage::UsageQuery;
 use forge::core::{Slug, SystemClock, TaskId};
@@ -87,8 +86,8 @@ async fn run(args: &Args) -> Result<bool, Failure> {
     let standins = StandIns::start(out).await?;
     let metrics = Arc::new(PrometheusMetrics::new());
     let spans = record(out)?;
-    let model = language_model(args)?;
-    let forge = house::build(out, &standins, metrics.clone(), killer(args.kill_after.clone()), model).await?;
+    let forge =
+        house::build(out, &standins, metrics.clone(), killer(args.kill_after.clone()), args.model.clone()).await?;
     println!("the house is open: state in {}", out.join("data").display());
     stock_the_shelf(&forge).await?;
 
@@ -115,26 +114,6 @@ async fn run(args: &Args) -> Result<bool, Failure> {
         out.join("summary.json").display()
     );
     Ok(proof.all_passed())
-}
-
-/// The language model that was asked for, if one was.
-#[cfg(feature = "memory-openai")]
-fn language_model(args: &Args) -> Result<Option<Arc<dyn LanguageModel>>, Failure> {
-    use forge::memory::openai::{OpenAiConfig, OpenAiModel};
-    let Some(model) = &args.model else { return Ok(None) };
-    let mut config = OpenAiConfig::new(&model.url, &model.name);
-    if let Some(key) = &model.key {
-        config = config.with_key(key.parse()?);
-    }
-    Ok(Some(Arc::new(OpenAiModel::new(config, forge::core::secret::Secrets::standard())?)))
-}
-
-#[cfg(not(feature = "memory-openai"))]
-fn language_model(args: &Args) -> Result<Option<Arc<dyn LanguageModel>>, Failure> {
-    match args.model {
-        Some(_) => Err("--model needs a build with `--features memory-openai`".into()),
-        None => Ok(None),
-    }
 }
 
 /// One reviewed document.

@@ -7,7 +7,6 @@ mod embedded;
 mod extractive;
 mod hash;
 mod memory;
-#[cfg(feature = "openai")]
 pub mod openai;
 mod router;
 mod sentences;

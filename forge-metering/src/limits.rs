@@ -185,6 +185,9 @@ pub enum Window {
 }
 
 impl Window {
+    /// Every one.
+    pub const ALL: [Self; 2] = [Self::Day, Self::Month];
+
     /// Its name in configuration and in refusals.
     pub fn as_str(self) -> &'static str {
         match self {

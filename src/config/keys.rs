@@ -3,6 +3,7 @@
 use std::sync::LazyLock;
 
 use forge_core::{EmployeeId, TenantId};
+use forge_memory::openai::OpenAiConfig;
 use forge_metering::{Limit, TenantLimits};
 
 use super::setting::{REFERENCE, Setting, Value};
@@ -26,6 +27,8 @@ pub struct ConfigKey {
     pub variable: String,
     /// Whether it leads to a secret: such a key takes a reference, never the secret.
     pub secret: bool,
+    /// The feature of the crate that it needs, if it belongs to a backend that not every build has.
+    pub feature: Option<&'static str>,
     /// What it does.
     pub about: String,
 }
@@ -48,7 +51,31 @@ pub(super) struct Key {
     pub(super) unset: (&'static str, &'static str),
     /// The least and the most, in its unit; milliseconds of a duration.
     bounds: Option<(u128, u128)>,
+    /// Whose it is, if not every host's.
+    pub(super) backend: Option<&'static Backend>,
+    required: bool,
 }
+
+/// A backend that only some builds have and only some hosts choose, by setting any of its keys.
+pub(super) struct Backend {
+    /// What its keys begin with.
+    pub(super) section: &'static str,
+    pub(super) feature: &'static str,
+    pub(super) built: bool,
+    pub(super) chosen: fn(&Config) -> bool,
+    /// What does not fit though each value does, with the key under `key`.
+    pub(super) check: fn(&Config) -> forge_core::Result<()>,
+}
+
+pub(super) static BACKENDS: &[Backend] = &[OPENAI];
+
+const OPENAI: Backend = Backend {
+    section: "memory.openai",
+    feature: "memory-openai",
+    built: cfg!(feature = "memory-openai"),
+    chosen: |c| c.memory.openai.is_some(),
+    check: |c| c.memory.openai.as_ref().map_or(Ok(()), OpenAiConfig::check),
+};
 
 /// A key with what a layer gave for it.
 pub(super) struct Found {
@@ -91,6 +118,18 @@ pub(super) static KEYS: LazyLock<Vec<Key>> = LazyLock::new(|| {
             .within(0, 1_000_000),
         Key::new("guard.policy_timeout", |c| &mut c.guard.policy_timeout, "How long a policy may think before the call is denied.").within(1, DAY),
         Key::new("guard.cache_bytes", |c| &mut c.guard.cache_bytes, "Bytes of answers kept for one tenant; 0 keeps none.").within(0, 1024 * MIB),
+        Key::new("memory.openai.base_url", |c| &mut openai(c).base_url, "The endpoint, up to and without `/chat/completions`.")
+            .required("\"https://api.openai.com/v1\""),
+        Key::new("memory.openai.model", |c| &mut openai(c).model, "The model, as the endpoint calls it.").required("\"gpt-4.1-mini\""),
+        Key::new("memory.openai.provider", |c| &mut openai(c).provider, "The first part of the model's name in policies and prices."),
+        Key::new("memory.openai.key", |c| &mut openai(c).key, "Sent as a bearer token.").unset("none is sent", "\"env:OPENAI_API_KEY\""),
+        Key::new("memory.openai.context", |c| &mut openai(c).context, "The most tokens of a request and its answer together.")
+            .unset("not known", "128000").within(1, 100_000_000),
+        Key::new("memory.openai.cache", |c| &mut openai(c).cache, "How long the same request may be given the same answer; 0s: never.")
+            .within(0, 366 * DAY),
+        Key::new("memory.openai.remote", |c| &mut openai(c).remote, "Whether text leaves the house; it is masked for a remote model."),
+        Key::new("memory.openai.timeout", |c| &mut openai(c).timeout, "The longest wait for an answer.").within(1, DAY),
+        Key::new("memory.openai.limit_field", |c| &mut openai(c).limit_field, "What a request calls the limit of its answer; models that reason know the second only."),
         Key::new("quota.reservation", |c| &mut c.quota.reservation, "When a reservation that nobody settled stops counting; longer than the longest call.")
             .within(SECOND, 366 * DAY),
         Key::for_names("quota.default.window", |c, n| &mut tenant(c, n).window, "When counting begins anew, in UTC."),
@@ -109,6 +148,10 @@ pub(super) static KEYS: LazyLock<Vec<Key>> = LazyLock::new(|| {
     keys.extend(limits("quota.tenants.<tenant>.employees.<employee>", "this employee", employee));
     keys
 });
+
+fn openai(config: &mut Config) -> &mut OpenAiConfig {
+    config.memory.openai.get_or_insert_default()
+}
 
 /// The three limits at one place.
 fn limits(under: &str, whose: &str, at: for<'c> fn(&'c mut Config, &Names) -> &'c mut Limit) -> [Key; 3] {
@@ -154,12 +197,27 @@ impl Key {
         about: &str,
     ) -> Self {
         let at: At = Box::new(move |c, n| at(c, n) as &mut dyn Setting);
-        Self { path: path.to_owned(), about: about.to_owned(), at, unset: ("", ""), bounds: None }
+        let backend = BACKENDS.iter().find(|b| path.strip_prefix(b.section).is_some_and(|rest| rest.starts_with('.')));
+        Self {
+            path: path.to_owned(),
+            about: about.to_owned(),
+            at,
+            unset: ("", ""),
+            bounds: None,
+            backend,
+            required: false,
+        }
     }
 
     fn unset(mut self, what_holds: &'static str, example: &'static str) -> Self {
         self.unset = (what_holds, example);
         self
+    }
+
+    /// Its backend cannot do without it.
+    fn required(mut self, example: &'static str) -> Self {
+        self.required = true;
+        self.unset("required", example)
     }
 
     fn within(mut self, least: u128, most: u128) -> Self {
@@ -190,8 +248,11 @@ impl Key {
 
     /// What keeps the value from being used.
     pub(super) fn misfit(&self, config: &mut Config, names: &Names) -> Option<String> {
-        let (least, most) = self.bounds?;
         let setting = (self.at)(config, names);
+        if self.required && setting.show().is_none() {
+            return Some(format!("missing: {} is chosen", self.backend.map_or("its backend", |b| b.section)));
+        }
+        let (least, most) = self.bounds?;
         let size = setting.size()?;
         if size < least {
             Some(format!("must be at least {}", setting.show_size(least)))
@@ -225,6 +286,7 @@ impl Key {
             range,
             variable: format!("FORGE__{}", self.path.to_uppercase().replace('.', "__")),
             secret: self.is_secret(),
+            feature: self.backend.map(|b| b.feature),
             about: self.about.clone(),
         }
     }

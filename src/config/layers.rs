@@ -255,7 +255,7 @@ fn plain(value: &DeValue<'_>) -> Value {
         DeValue::Integer(n) if n.radix() == 10 => Value::Number(n.as_str().trim_start_matches('+').to_owned()),
         DeValue::Integer(_) => Value::Other("a number that is not decimal"),
         DeValue::Float(_) => Value::Other("a fraction"),
-        DeValue::Boolean(_) => Value::Other("true or false"),
+        DeValue::Boolean(flag) => Value::Flag(*flag),
         DeValue::Datetime(_) => Value::Other("a date"),
         DeValue::Array(_) => Value::Other("a list"),
         DeValue::Table(_) => Value::Other("a section"),

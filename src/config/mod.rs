@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use forge_core::guard::Settings;
 use forge_core::secret::SecretRef;
+use forge_memory::openai::OpenAiConfig;
 use forge_metering::Limits;
 use forge_queue::workflow::Limits as WorkflowLimits;
 
@@ -47,6 +48,8 @@ pub struct Config {
     pub workflow: WorkflowLimits,
     /// How patient the guard is, and how much it lets through at a time.
     pub guard: Settings,
+    /// Language models and what agents remember.
+    pub memory: MemoryConfig,
     /// What tenants and employees may use.
     pub quota: Limits,
     /// What was given for a key, by layer; the last won.
@@ -63,6 +66,14 @@ pub struct QueueConfig {
     pub concurrency: usize,
     /// How long a worker that stopped answering keeps a task; default 30 seconds.
     pub visibility_timeout: Duration,
+}
+
+/// Language models and what agents remember.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct MemoryConfig {
+    /// A language model behind OpenAI's interface, beside those of the host's code; needs the feature `memory-openai`.
+    pub openai: Option<OpenAiConfig>,
 }
 
 /// A value, as TOML, and who gave it.
@@ -86,6 +97,7 @@ impl Default for Config {
             queue: QueueConfig::default(),
             workflow: WorkflowLimits::default(),
             guard: Settings::default(),
+            memory: MemoryConfig::default(),
             quota: Limits::default(),
             given: BTreeMap::new(),
         }
@@ -140,7 +152,7 @@ impl Config {
         text
     }
 
-    /// The keys, those of named tenants and employees included.
+    /// The keys of what this host has: those of named tenants and employees, and of the backends that it chose.
     fn paths(&self) -> Vec<(&'static keys::Key, Names, String)> {
         let named = self.quota.tenants.iter().flat_map(|(tenant, limits)| {
             let employees =
@@ -152,7 +164,8 @@ impl Config {
             let fitting = all.iter().filter(|names| key.needs(names)).cloned();
             fitting.map(|names| (key, names.clone(), key.path_of(&names))).collect::<Vec<_>>()
         };
-        keys::KEYS.iter().flat_map(of).collect()
+        let chosen = |key: &&'static keys::Key| key.backend.is_none_or(|b| (b.chosen)(self));
+        keys::KEYS.iter().filter(chosen).flat_map(of).collect()
     }
 
     fn is_default(&self, key: &keys::Key, names: &Names, value: Option<&str>) -> bool {
@@ -182,13 +195,32 @@ impl Config {
                 problems.push(ConfigProblem { origin: self.origin(&path), key: path, what });
             }
         }
+        for backend in keys::BACKENDS.iter().filter(|b| (b.chosen)(self)) {
+            let section = backend.section;
+            if !backend.built {
+                let what = format!("needs a build with the feature `{}`", backend.feature);
+                problems.push(ConfigProblem { origin: self.origin_under(section), key: section.to_owned(), what });
+            }
+            for p in problems.iter_mut().filter(|p| p.key.starts_with(section) && !self.given.contains_key(&p.key)) {
+                p.origin = self.origin_under(section);
+            }
+            if let (Err(e), false) = ((backend.check)(self), problems.iter().any(|p| p.key.starts_with(section))) {
+                let field = e.context().find(|(k, _)| *k == "key").map_or("", |(_, field)| field);
+                let key = format!("{section}.{field}");
+                problems.push(ConfigProblem { origin: self.origin(&key), key, what: e.message().to_owned() });
+            }
+        }
         if let Err(e) = self.quota.validate() {
             let tenant = e.context().find(|(k, _)| *k == "tenant").map_or("default", |(_, t)| t);
             let key = if tenant == "default" { "quota.default".to_owned() } else { format!("quota.tenants.{tenant}") };
-            let under = self.given.keys().find(|k| k.starts_with(&key)).cloned().unwrap_or_else(|| key.clone());
-            problems.push(ConfigProblem { origin: self.origin(&under), key, what: e.message().to_owned() });
+            problems.push(ConfigProblem { origin: self.origin_under(&key), key, what: e.message().to_owned() });
         }
         problems
+    }
+
+    /// Who gave the first key of a section.
+    fn origin_under(&self, section: &str) -> Origin {
+        self.given.keys().find(|k| k.starts_with(section)).map_or(Origin::Code, |key| self.origin(key))
     }
 
     fn origin(&self, path: &str) -> Origin {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use forge_core::secret::SecretRef;
 use forge_core::{Currency, Money};
+use forge_memory::openai::LimitField;
 use forge_metering::Window;
 use jiff::SignedDuration;
 use rust_decimal::Decimal;
@@ -16,6 +17,8 @@ pub(super) enum Value {
     Text(String),
     /// A whole number, as digits.
     Number(String),
+    /// `true` or `false`.
+    Flag(bool),
     /// What stands in a variable, which has no types.
     Variable(String),
     /// Something that no key takes, by its name.
@@ -44,6 +47,7 @@ fn expected(kind: &str, value: &Value) -> String {
     match value {
         Value::Other(what) => format!("expected {kind}, found {what}"),
         Value::Number(_) => format!("expected {kind}, found a number"),
+        Value::Flag(flag) => format!("expected {kind}, found {flag}"),
         Value::Text(_) | Value::Variable(_) => format!("expected {kind}"),
     }
 }
@@ -52,7 +56,7 @@ fn text<'a>(kind: &str, value: &'a Value) -> Result<&'a str, String> {
     match value {
         Value::Text(t) | Value::Variable(t) if t.trim().is_empty() => Err(format!("is empty; expected {kind}")),
         Value::Text(t) | Value::Variable(t) => Ok(t),
-        Value::Number(_) | Value::Other(_) => Err(expected(kind, value)),
+        Value::Number(_) | Value::Flag(_) | Value::Other(_) => Err(expected(kind, value)),
     }
 }
 
@@ -102,17 +106,56 @@ impl Setting for PathBuf {
     }
 }
 
-impl Setting for Option<PathBuf> {
+impl Setting for String {
     fn kind(&self) -> &'static str {
-        PathBuf::new().kind()
+        "text"
     }
     fn set(&mut self, value: &Value) -> Result<(), String> {
-        self.insert(PathBuf::new()).set(value)
+        text(self.kind(), value)?.trim().clone_into(self);
+        Ok(())
     }
     fn show(&self) -> Option<String> {
-        self.as_ref().and_then(Setting::show)
+        (!self.is_empty()).then(|| quoted(self))
     }
 }
+
+impl Setting for bool {
+    fn kind(&self) -> &'static str {
+        "true or false"
+    }
+    fn set(&mut self, value: &Value) -> Result<(), String> {
+        *self = match value {
+            Value::Flag(flag) => *flag,
+            Value::Variable(text) => text.trim().parse().map_err(|_| expected(self.kind(), value))?,
+            Value::Text(_) | Value::Number(_) | Value::Other(_) => return Err(expected(self.kind(), value)),
+        };
+        Ok(())
+    }
+    fn show(&self) -> Option<String> {
+        Some(self.to_string())
+    }
+}
+
+macro_rules! may_be_unset {
+    ($($t:ty),*) => {$(
+        impl Setting for Option<$t> {
+            fn kind(&self) -> &'static str {
+                <$t>::default().kind()
+            }
+            fn set(&mut self, value: &Value) -> Result<(), String> {
+                self.insert(<$t>::default()).set(value)
+            }
+            fn show(&self) -> Option<String> {
+                self.as_ref().and_then(Setting::show)
+            }
+            fn size(&self) -> Option<u128> {
+                self.as_ref().and_then(Setting::size)
+            }
+        }
+    )*};
+}
+
+may_be_unset!(PathBuf, u32);
 
 impl Setting for Duration {
     fn kind(&self) -> &'static str {
@@ -152,7 +195,7 @@ impl Setting for Option<u64> {
                 number.set(value).map_err(|_| expected(self.kind(), &Value::Text(String::new())))?;
                 *self = Some(number);
             }
-            Value::Text(_) | Value::Other(_) => return Err(expected(self.kind(), value)),
+            Value::Text(_) | Value::Flag(_) | Value::Other(_) => return Err(expected(self.kind(), value)),
         }
         Ok(())
     }
@@ -183,19 +226,28 @@ impl Setting for Option<Money> {
     }
 }
 
-impl Setting for Window {
-    fn kind(&self) -> &'static str {
-        "\"day\" or \"month\""
-    }
-    fn set(&mut self, value: &Value) -> Result<(), String> {
-        let given = text(self.kind(), value)?;
-        let known = [Self::Day, Self::Month].into_iter().find(|w| w.as_str() == given);
-        *self = known.ok_or_else(|| expected(self.kind(), value))?;
-        Ok(())
-    }
-    fn show(&self) -> Option<String> {
-        Some(quoted(self.as_str()))
-    }
+macro_rules! one_of {
+    ($($t:ty, $kind:literal;)*) => {$(
+        impl Setting for $t {
+            fn kind(&self) -> &'static str {
+                $kind
+            }
+            fn set(&mut self, value: &Value) -> Result<(), String> {
+                let given = text(self.kind(), value)?.trim();
+                let known = <$t>::ALL.into_iter().find(|one| one.as_str() == given);
+                *self = known.ok_or_else(|| expected(self.kind(), value))?;
+                Ok(())
+            }
+            fn show(&self) -> Option<String> {
+                Some(quoted(self.as_str()))
+            }
+        }
+    )*};
+}
+
+one_of! {
+    Window, "\"day\" or \"month\"";
+    LimitField, "\"max_tokens\" or \"max_completion_tokens\"";
 }
 
 /// What is said of a secret that stands where its reference should; the secret is not repeated.

@@ -5,6 +5,30 @@ use std::time::Duration;
 use forge_core::secret::SecretRef;
 use forge_core::{Error, ErrorKind, Result};
 
+/// What a request calls the most tokens that its answer may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum LimitField {
+    /// The older name, which most servers know.
+    #[default]
+    MaxTokens,
+    /// The name for models that reason: what they think counts too.
+    MaxCompletionTokens,
+}
+
+impl LimitField {
+    /// Every one.
+    pub const ALL: [Self; 2] = [Self::MaxTokens, Self::MaxCompletionTokens];
+
+    /// As it stands in a request.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::MaxTokens => "max_tokens",
+            Self::MaxCompletionTokens => "max_completion_tokens",
+        }
+    }
+}
+
 /// One model of one endpoint. The key is a reference, so `Debug` holds no secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -19,30 +43,37 @@ pub struct OpenAiConfig {
     pub key: Option<SecretRef>,
     /// The most tokens of a request and its answer together; not known by default.
     pub context: Option<u32>,
-    /// How long the same request may be given the same answer; an hour by default.
-    pub cache: Option<Duration>,
+    /// How long the same request may be given the same answer; an hour by default, none if zero.
+    pub cache: Duration,
     /// Text leaves this host; true by default, and what is masked for a remote model then is.
     pub remote: bool,
     /// The longest wait for an answer; 120 seconds by default. The guard's own limit holds as well.
     pub timeout: Duration,
-    /// The name of the limit of an answer: `max_completion_tokens` for models that reason, `max_tokens` by default.
-    pub limit_field: &'static str,
+    /// What a request calls the limit of its answer; `max_tokens` by default.
+    pub limit_field: LimitField,
+}
+
+impl Default for OpenAiConfig {
+    /// A remote model that is not named yet.
+    fn default() -> Self {
+        Self {
+            base_url: String::new(),
+            model: String::new(),
+            provider: "openai".to_owned(),
+            key: None,
+            context: None,
+            cache: Duration::from_secs(3600),
+            remote: true,
+            timeout: Duration::from_secs(120),
+            limit_field: LimitField::default(),
+        }
+    }
 }
 
 impl OpenAiConfig {
     /// A remote model that needs no key.
     pub fn new(base_url: impl Into<String>, model: impl Into<String>) -> Self {
-        Self {
-            base_url: base_url.into(),
-            model: model.into(),
-            provider: "openai".to_owned(),
-            key: None,
-            context: None,
-            cache: Some(Duration::from_secs(3600)),
-            remote: true,
-            timeout: Duration::from_secs(120),
-            limit_field: "max_tokens",
-        }
+        Self { base_url: base_url.into(), model: model.into(), ..Self::default() }
     }
 
     /// Says where the key is.
@@ -66,9 +97,9 @@ impl OpenAiConfig {
         self
     }
 
-    /// Says how long an answer may be given again; `None`: never.
+    /// Says how long an answer may be given again; zero: never.
     #[must_use]
-    pub fn with_cache(mut self, time: Option<Duration>) -> Self {
+    pub fn with_cache(mut self, time: Duration) -> Self {
         self.cache = time;
         self
     }
@@ -80,17 +111,23 @@ impl OpenAiConfig {
         self
     }
 
-    pub(super) fn check(&self) -> Result<()> {
-        let wrong = |what: &'static str| Err(Error::new(ErrorKind::Config, "openai.config", what));
+    /// What keeps it from being called.
+    ///
+    /// # Errors
+    /// `Config`, with the name of the field under `key`.
+    pub fn check(&self) -> Result<()> {
+        let wrong = |key: &'static str, what: &'static str| {
+            Err(Error::new(ErrorKind::Config, "openai.config", what).with("key", key))
+        };
         let named = |s: &str| !s.is_empty() && s.bytes().all(|b| b.is_ascii_graphic());
         if !self.base_url.starts_with("http://") && !self.base_url.starts_with("https://") {
-            return wrong("base_url begins with http:// or https://");
+            return wrong("base_url", "must begin with http:// or https://");
         }
         if !named(&self.model) {
-            return wrong("model names the model, as the endpoint calls it");
+            return wrong("model", "must be the model's name as the endpoint calls it, in visible ASCII");
         }
         if !named(&self.provider) || self.provider.contains('/') {
-            return wrong("provider is one word without a slash");
+            return wrong("provider", "must be one word in visible ASCII, without a slash");
         }
         Ok(())
     }

@@ -8,7 +8,7 @@ use forge_http::{HttpClient, Request};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::config::OpenAiConfig;
+use super::OpenAiConfig;
 use super::error::accept;
 
 pub(super) struct Core {
@@ -97,7 +97,7 @@ impl Core {
         let mut body = Map::new();
         body.insert("model".into(), self.config.model.as_str().into());
         body.insert("messages".into(), messages.into());
-        body.insert(self.config.limit_field.into(), request.max_tokens.into());
+        body.insert(self.config.limit_field.as_str().into(), request.max_tokens.into());
         body.into()
     }
 }

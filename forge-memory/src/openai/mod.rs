@@ -1,99 +1,28 @@
 //! A language model behind the chat-completions interface that OpenAI defined and most servers and routers speak.
 //!
 //! Source: <https://platform.openai.com/docs/api-reference/chat>. One attempt a call: the guard retries, limits, decides, masks and pays.
-//!
-//! ```no_run
-//! use forge_core::secret::Secrets;
-//! use forge_memory::openai::{OpenAiConfig, OpenAiModel};
-//! let config = OpenAiConfig::new("https://api.openai.com/v1", "gpt-4.1-mini").with_key("env:OPENAI_API_KEY".parse()?);
-//! let model = OpenAiModel::new(config, Secrets::standard())?;
-//! assert_eq!(forge_core::model::LanguageModel::model(&model), "openai/gpt-4.1-mini");
-//! # Ok::<(), forge_core::Error>(())
-//! ```
+//! The client needs the feature `openai`; what it is configured with does not.
+#![cfg_attr(
+    feature = "openai",
+    doc = r#"
+```no_run
+use forge_core::secret::Secrets;
+use forge_memory::openai::{OpenAiConfig, OpenAiModel};
+let config = OpenAiConfig::new("https://api.openai.com/v1", "gpt-4.1-mini").with_key("env:OPENAI_API_KEY".parse()?);
+let model = OpenAiModel::new(config, Secrets::standard())?;
+assert_eq!(forge_core::model::LanguageModel::model(&model), "openai/gpt-4.1-mini");
+# Ok::<(), forge_core::Error>(())
+```"#
+)]
 
 mod config;
+#[cfg(feature = "openai")]
 mod core;
+#[cfg(feature = "openai")]
 mod error;
+#[cfg(feature = "openai")]
+mod model;
 
-use std::fmt;
-
-use async_trait::async_trait;
-use forge_core::model::{Completion, CompletionRequest, LanguageModel, ModelCapability};
-use forge_core::secret::Secrets;
-use forge_core::{Depth, Error, ErrorKind, ExecutionContext, Health, HealthCheck, Principal, RequestId, Result};
-use forge_http::{HttpClient, HttpOptions};
-
-pub use config::OpenAiConfig;
-
-/// One model of one endpoint.
-pub struct OpenAiModel {
-    core: core::Core,
-    name: String,
-}
-
-impl OpenAiModel {
-    /// A model. Nothing connects before the first call, and the key is fetched for each: it may rotate.
-    ///
-    /// # Errors
-    /// `Config` if the address or the name of the model is empty, or the provider's name is none.
-    pub fn new(config: OpenAiConfig, secrets: Secrets) -> Result<Self> {
-        config.check()?;
-        let mut options = HttpOptions::default();
-        options.timeout = config.timeout;
-        let http = HttpClient::new(options)?;
-        let name = format!("{}/{}", config.provider, config.model);
-        Ok(Self { core: core::Core { http, secrets, config }, name })
-    }
-}
-
-#[async_trait]
-impl LanguageModel for OpenAiModel {
-    async fn complete(&self, ctx: &ExecutionContext, request: CompletionRequest) -> Result<Completion> {
-        let mut completion = self.core.complete(ctx, &request).await?;
-        // named as the host names it: prices and policies go by that, and a dated alias is the same model
-        completion.model.clone_from(&self.name);
-        Ok(completion)
-    }
-
-    fn model(&self) -> &str {
-        &self.name
-    }
-
-    fn capability(&self) -> ModelCapability {
-        let mut capability = ModelCapability::new(true, false, self.core.config.remote);
-        if let Some(tokens) = self.core.config.context {
-            capability = capability.with_context(tokens);
-        }
-        match self.core.config.cache {
-            Some(time) => capability.cached(time),
-            None => capability,
-        }
-    }
-}
-
-#[async_trait]
-impl HealthCheck for OpenAiModel {
-    /// Shallow: the key can be had. Deep: the endpoint lists its models.
-    async fn check(&self, depth: Depth) -> Health {
-        let asked = async {
-            let key = self.core.key().await?;
-            if depth == Depth::Deep {
-                let nobody = Principal::system("forge", "health")?;
-                self.core.models(&ExecutionContext::issue(nobody, RequestId::fixed(0)), key).await?;
-            }
-            Ok::<_, Error>(())
-        };
-        match asked.await {
-            Ok(()) => Health::up(),
-            // a server may not have the list and answer all the same
-            Err(e) if e.kind() == ErrorKind::NotFound && depth == Depth::Deep => Health::up(),
-            Err(e) => Health::down(e.to_string()),
-        }
-    }
-}
-
-impl fmt::Debug for OpenAiModel {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("OpenAiModel").field("config", &self.core.config).finish_non_exhaustive()
-    }
-}
+pub use config::{LimitField, OpenAiConfig};
+#[cfg(feature = "openai")]
+pub use model::OpenAiModel;
