@@ -54,10 +54,6 @@ struct RawCue {
     lead: Vec<String>,
     #[serde(default)]
     none: Vec<String>,
-    #[serde(default)]
-    nolead: Vec<String>,
-    #[serde(default)]
-    doc: Vec<String>,
 }
 
 fn one() -> f32 {
@@ -80,8 +76,6 @@ struct Cue {
     all: Vec<Regex>,
     lead: Vec<Regex>,
     none: Vec<Regex>,
-    nolead: Vec<Regex>,
-    doc: Vec<Regex>,
 }
 
 /// An answer with the indices of the units that show it.
@@ -130,16 +124,8 @@ fn compile(raw: RawQuestion, words: &BTreeMap<String, String>) -> Result<Rule, S
     let cues: Result<Vec<Cue>, String> = cues
         .iter()
         .map(|cue| {
-            let RawCue { says, weight, all, lead, none, nolead, doc } = cue;
-            Ok(Cue {
-                says: *says,
-                weight: *weight,
-                all: regexes(all)?,
-                lead: regexes(lead)?,
-                none: regexes(none)?,
-                nolead: regexes(nolead)?,
-                doc: regexes(doc)?,
-            })
+            let RawCue { says, weight, all, lead, none } = cue;
+            Ok(Cue { says: *says, weight: *weight, all: regexes(all)?, lead: regexes(lead)?, none: regexes(none)? })
         })
         .collect();
     let cues = cues?;
@@ -188,17 +174,10 @@ impl Rule {
 
 impl Cue {
     fn hits(&self, units: &[Unit], contexts: &[String]) -> Vec<usize> {
-        let somewhere = |regex: &Regex| units.iter().any(|unit| regex.is_match(&unit.text));
-        if !self.doc.iter().all(somewhere) {
-            return Vec::new();
-        }
         let every = |regexes: &[Regex], text: &str| regexes.iter().all(|regex| regex.is_match(text));
         let any = |regexes: &[Regex], text: &str| regexes.iter().any(|regex| regex.is_match(text));
         let matching = units.iter().zip(contexts).enumerate().filter(|(_, (unit, context))| {
-            every(&self.all, &unit.text)
-                && every(&self.lead, context)
-                && !any(&self.none, &unit.text)
-                && !any(&self.nolead, context)
+            every(&self.all, &unit.text) && every(&self.lead, context) && !any(&self.none, &unit.text)
         });
         matching.map(|(index, _)| index).collect()
     }

@@ -209,8 +209,9 @@ fn contractnli_development_set() {
         return;
     }
     // a floor a little under what docs/nda.md publishes: it may rise and not fall
-    assert!(all.macro_f1(None) > 0.775 && all.mean_question_f1() > 0.715 && all.recall() > 0.685);
-    assert!(apart.macro_f1(None) > 0.76 && (written.macro_f1(None) - apart.macro_f1(None)).abs() < 0.05);
+    assert!(all.macro_f1(None) > 0.78 && all.mean_question_f1() > 0.74 && all.recall() > 0.725);
+    assert!(apart.macro_f1(None) > 0.775 && (written.macro_f1(None) - apart.macro_f1(None)).abs() < 0.05);
+    assert!(apart.mean_question_f1() > 0.73 && (written.mean_question_f1() - apart.mean_question_f1()).abs() < 0.05);
     assert!(all.evidence_characters < 4 * all.gold_characters);
 }
 
