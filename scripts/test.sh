@@ -29,7 +29,7 @@ install() {
 
 no_features() {
     # each package by itself, so that no other turns its features on
-    for package in forge-core forge-dlp forge-memory forge-metering forge-policy forge-queue forge-telemetry forge-sqlite forge-http forge; do
+    for package in forge-core forge-dlp forge-memory forge-metering forge-policy forge-queue forge-telemetry forge-sqlite forge-redis forge-http forge; do
         cargo clippy --quiet -p "$package" --no-default-features -- -D warnings
     done
 }
@@ -68,6 +68,7 @@ if [ -z "${FORGE_TEST_DATA:-}" ]; then
     echo "left out: what needs the public data sets, because FORGE_TEST_DATA does not name their folder"
 fi
 part "tools" install
+part "servers" scripts/servers.sh
 part "formatting" cargo fmt --all --check
 part "lints, all features" cargo clippy --quiet --workspace --all-targets --all-features -- -D warnings
 part "lints, no features" no_features

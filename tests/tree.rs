@@ -9,7 +9,7 @@ use serde_json::Value;
 
 const AREAS: [&str; 6] =
     ["forge-dlp", "forge-memory", "forge-metering", "forge-policy", "forge-queue", "forge-telemetry"];
-const SUPPORT: [&str; 3] = ["forge-http", "forge-sqlite", "forge-testkit"];
+const SUPPORT: [&str; 4] = ["forge-http", "forge-redis", "forge-sqlite", "forge-testkit"];
 
 fn cargo(args: &[&str]) -> String {
     let run = Command::new(env!("CARGO")).current_dir(env!("CARGO_MANIFEST_DIR")).args(args).output().unwrap();

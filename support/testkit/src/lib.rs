@@ -3,6 +3,7 @@
 #![allow(
     clippy::expect_used,
     clippy::indexing_slicing,
+    clippy::panic,
     reason = "for development only: JSON is read by index, which gives null"
 )]
 
@@ -11,6 +12,8 @@ mod google;
 mod openai;
 mod record;
 mod serve;
+#[cfg(unix)]
+pub mod servers;
 mod slack;
 
 pub use fault::{Fault, Play};

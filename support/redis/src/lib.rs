@@ -1,0 +1,268 @@
+#![cfg_attr(docsrs, feature(doc_cfg))]
+#![doc = include_str!("../README.md")]
+
+mod config;
+mod connect;
+mod error;
+
+use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use forge_core::secret::Secrets;
+use forge_core::{Clock, Error, ErrorKind, Result, Timestamp};
+use redis::aio::MultiplexedConnection;
+use redis::{Cmd, FromRedisValue, Pipeline, PushInfo, RedisResult, ScriptInvocation, cmd};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+
+pub use config::{Node, RedisConfig, Topology};
+pub use error::error;
+pub use redis;
+
+use connect::{Connected, Connector};
+
+/// The first pause after a failed connection; each further failure doubles it.
+const PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// Connections to one Redis. Cheap to clone; nothing connects before the first call.
+///
+/// A call is one attempt. It connects where there is no connection, and one whose server went away, or is not the master any more,
+/// is left: the next call looks for the master again. After a failure to connect, calls fail at once for a pause with jitter, so that
+/// a server that comes back is not run over.
+#[derive(Clone)]
+pub struct Redis {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    connector: Connector,
+    clock: Arc<dyn Clock>,
+    slots: Vec<Arc<Slot>>,
+    turn: AtomicUsize,
+}
+
+#[derive(Default)]
+struct Slot {
+    current: Mutex<Option<Live>>,
+    /// One connects, the others wait for it.
+    connecting: tokio::sync::Mutex<Failures>,
+}
+
+/// A connection and its number, so that a late error of an old one does not close the new one.
+#[derive(Clone)]
+struct Live {
+    number: u64,
+    connection: MultiplexedConnection,
+}
+
+#[derive(Default)]
+struct Failures {
+    made: u64,
+    in_a_row: u32,
+    not_before: Option<Timestamp>,
+}
+
+/// A connection of its own for what a server pushes: invalidations and messages. Dropped, it closes.
+#[derive(Debug)]
+pub struct Pushes {
+    connection: MultiplexedConnection,
+    pushed: UnboundedReceiver<PushInfo>,
+    driver: tokio::task::JoinHandle<()>,
+}
+
+impl Redis {
+    /// Prepares connections.
+    ///
+    /// # Errors
+    /// `Config` if the configuration does not fit or the authority's file cannot be read.
+    pub fn new(config: RedisConfig, secrets: Secrets, clock: Arc<dyn Clock>) -> Result<Self> {
+        let slots = (0..config.connections.max(1)).map(|_| Arc::default()).collect();
+        let connector = Connector::new(config, secrets)?;
+        Ok(Self { shared: Arc::new(Shared { connector, clock, slots, turn: AtomicUsize::new(0) }) })
+    }
+
+    /// How it is configured.
+    pub fn config(&self) -> &RedisConfig {
+        &self.shared.connector.config
+    }
+
+    /// A key, with the prefix.
+    pub fn key(&self, key: impl fmt::Display) -> String {
+        format!("{}{key}", self.config().prefix)
+    }
+
+    /// Runs a command once.
+    ///
+    /// # Errors
+    /// `Unavailable`, `Timeout` (it may have been done), `Unauthenticated`; see [`error()`].
+    pub async fn query<T: FromRedisValue>(&self, operation: &'static str, command: &Cmd) -> Result<T> {
+        self.once(operation, async |c| command.query_async(c).await).await
+    }
+
+    /// Runs a script once, by its digest; a server that does not know it is given it.
+    ///
+    /// # Errors
+    /// As [`query`](Self::query).
+    pub async fn script<T: FromRedisValue>(&self, operation: &'static str, script: &ScriptInvocation<'_>) -> Result<T> {
+        self.once(operation, async |c| script.invoke_async(c).await).await
+    }
+
+    /// Runs commands in one go; an atomic pipeline is a transaction.
+    ///
+    /// # Errors
+    /// As [`query`](Self::query).
+    pub async fn pipeline<T: FromRedisValue>(&self, operation: &'static str, commands: &Pipeline) -> Result<T> {
+        self.once(operation, async |c| commands.query_async(c).await).await
+    }
+
+    async fn once<T>(
+        &self,
+        operation: &'static str,
+        call: impl AsyncFnOnce(&mut MultiplexedConnection) -> RedisResult<T>,
+    ) -> Result<T> {
+        let turn = self.shared.turn.fetch_add(1, Ordering::Relaxed);
+        let slot = self.shared.slots.get(turn % self.shared.slots.len().max(1));
+        let slot = slot.ok_or_else(|| Error::unexpected(operation, "there are no connections"))?;
+        let mut live = self.live(slot).await?;
+        call(&mut live.connection).await.map_err(|e| {
+            if error::is_of_the_connection(&e) {
+                slot.leave(live.number);
+            }
+            error(operation, &e)
+        })
+    }
+
+    async fn live(&self, slot: &Arc<Slot>) -> Result<Live> {
+        if let Some(live) = slot.get() {
+            return Ok(live);
+        }
+        let mut failures = slot.connecting.lock().await;
+        if let Some(live) = slot.get() {
+            return Ok(live);
+        }
+        let now = self.shared.clock.now();
+        if failures.not_before.is_some_and(|t| now < t) {
+            return Err(Error::new(
+                ErrorKind::Unavailable,
+                "redis.connect",
+                "redis cannot be reached; trying again soon",
+            )
+            .with_adapter("redis"));
+        }
+        match self.shared.connector.connect(None).await {
+            Ok(Connected { connection, driver }) => {
+                failures.made += 1;
+                (failures.in_a_row, failures.not_before) = (0, None);
+                let live = Live { number: failures.made, connection };
+                slot.set(Some(live.clone()));
+                let (slot, number) = (slot.clone(), live.number);
+                // ends with the connection: what breaks while nobody calls is found before somebody does
+                tokio::spawn(async move {
+                    driver.await;
+                    slot.leave(number);
+                });
+                Ok(live)
+            }
+            Err(e) => {
+                failures.in_a_row = failures.in_a_row.saturating_add(1);
+                let ceiling = PAUSE.saturating_mul(1 << failures.in_a_row.min(6)).min(LONGEST_PAUSE);
+                failures.not_before = Some(now.after(ceiling.mul_f64(fastrand::f64())));
+                tracing::warn!(error = %e, failures = failures.in_a_row, "redis cannot be connected to");
+                Err(e)
+            }
+        }
+    }
+
+    /// A connection of its own, for what the server pushes.
+    ///
+    /// # Errors
+    /// As [`query`](Self::query).
+    pub async fn pushes(&self) -> Result<Pushes> {
+        let (sender, pushed) = unbounded_channel();
+        let Connected { connection, driver } = self.shared.connector.connect(Some(sender)).await?;
+        Ok(Pushes { connection, pushed, driver: tokio::spawn(driver) })
+    }
+
+    /// Refuses a server that is too old or may throw tasks away.
+    ///
+    /// # Errors
+    /// `Config` with what to do; those of [`query`](Self::query).
+    pub async fn verify(&self) -> Result<()> {
+        const OP: &str = "redis.verify";
+        let wrong = |what: &'static str| Error::new(ErrorKind::Config, OP, what).with_adapter("redis");
+        let mut commands = Pipeline::new();
+        commands.cmd("INFO").arg("server").cmd("INFO").arg("memory");
+        let (server, memory): (String, String) = self.pipeline(OP, &commands).await?;
+        let field = |text: &str, name: &str| {
+            let line = text.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(':').map(str::to_owned));
+            line.unwrap_or_default()
+        };
+        let version = field(&server, "redis_version");
+        let mut numbers = version.split('.').map(|n| n.parse::<u32>().unwrap_or_default());
+        let version_of = (numbers.next().unwrap_or_default(), numbers.next().unwrap_or_default());
+        if version_of < (6, 2) {
+            return Err(wrong("redis is too old; 6.2 or later is needed").with("version", version));
+        }
+        let policy = field(&memory, "maxmemory_policy");
+        if policy != "noeviction" {
+            return Err(wrong("redis may throw tasks away when its memory is full; set maxmemory-policy noeviction")
+                .with("policy", policy));
+        }
+        Ok(())
+    }
+}
+
+impl Pushes {
+    /// Runs a command on this connection.
+    ///
+    /// # Errors
+    /// As [`Redis::query`].
+    pub async fn query<T: FromRedisValue>(&self, operation: &'static str, command: &Cmd) -> Result<T> {
+        command.query_async(&mut self.connection.clone()).await.map_err(|e| error(operation, &e))
+    }
+
+    /// Subscribes to channels.
+    ///
+    /// # Errors
+    /// As [`Redis::query`].
+    pub async fn subscribe(&self, operation: &'static str, channels: &[String]) -> Result<()> {
+        self.query(operation, cmd("SUBSCRIBE").arg(channels)).await
+    }
+
+    /// What comes next; none once the connection is gone. Cancel safe.
+    pub async fn next(&mut self) -> Option<PushInfo> {
+        self.pushed.recv().await.filter(|p| p.kind != redis::PushKind::Disconnection)
+    }
+}
+
+impl Drop for Pushes {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+impl Slot {
+    fn get(&self) -> Option<Live> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set(&self, live: Option<Live>) {
+        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = live;
+    }
+
+    /// Lets go of a connection, if it is still the one in use.
+    fn leave(&self, number: u64) {
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        if current.as_ref().is_some_and(|live| live.number == number) {
+            *current = None;
+        }
+    }
+}
+
+impl fmt::Debug for Redis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Redis").field(self.config()).finish()
+    }
+}

@@ -1,0 +1,51 @@
+//! Celery, in the virtual environment that `scripts/servers.sh` makes.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use super::Process;
+use super::process::until;
+
+/// Runs Celery and Python beside it.
+#[derive(Debug)]
+pub struct Celery;
+
+impl Celery {
+    /// The interpreter that has Celery.
+    ///
+    /// # Panics
+    /// If it is not there: run `scripts/servers.sh celery`.
+    pub fn interpreter() -> PathBuf {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().find(|d| d.join("scripts/servers.sh").is_file());
+        let python = root.map(|r| r.join("target/servers/celery/bin/python")).filter(|p| p.is_file());
+        python.expect("Celery is not there: run scripts/servers.sh celery")
+    }
+
+    /// Starts a worker of the application in `app` (a `.py` file) and waits until it is ready.
+    ///
+    /// # Panics
+    /// If it is not within 30 seconds.
+    pub fn worker(app: &Path, url: &str, queues: &str, log: &Path, extra: &[&str]) -> Process {
+        let mut command = Self::command(app, url);
+        command.args(["-m", "celery", "-A", &module(app), "worker", "-Q", queues, "-l", "INFO"]).args(extra);
+        let process = Process::start(command, log);
+        until("the worker", &process, || process.log().contains(" ready."));
+        process
+    }
+
+    /// Runs a piece of Python to its end, with the application's folder on its path.
+    pub fn python(app: &Path, url: &str, code: &str) -> Output {
+        Self::command(app, url).args(["-c", code]).output().expect("python can be started")
+    }
+
+    fn command(app: &Path, url: &str) -> Command {
+        let mut command = Command::new(Self::interpreter());
+        command.env("PYTHONPATH", app.parent().unwrap_or(Path::new("."))).env("BROKER_URL", url);
+        command.env("PYTHONDONTWRITEBYTECODE", "1");
+        command
+    }
+}
+
+fn module(app: &Path) -> String {
+    app.file_stem().unwrap_or_default().to_string_lossy().into_owned()
+}
