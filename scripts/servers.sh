@@ -7,29 +7,40 @@ cd "$(dirname "$0")/.."
 CELERY=5.7.0
 FLOWER=2.2.0
 
-root() {
-    if [ "$(id -u)" = 0 ]; then "$@"
-    elif command -v sudo >/dev/null; then sudo "$@"
-    else echo "installing $* needs root: install the package redis-server (6.2 or later) and come back" >&2; exit 1
+# a package of Debian or Ubuntu
+package() {
+    local as_root=()
+    if [ "$(id -u)" != 0 ]; then as_root=(sudo); fi
+    if ! command -v apt-get >/dev/null || ! command -v "${as_root[0]:-sh}" >/dev/null; then
+        echo "install $1 and come back: this script can do it with apt-get as root or through sudo" >&2
+        exit 1
     fi
+    "${as_root[@]}" apt-get update -qq
+    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "$1" >/dev/null
 }
 
 redis() {
-    if ! command -v redis-server >/dev/null; then
-        root apt-get update -qq
-        root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq redis-server >/dev/null
+    command -v redis-server >/dev/null || package redis-server
+    local version
+    version=$(redis-server --version | grep -o 'v=[0-9.]*')
+    if [ "$(printf '%s\n' 6.2 "${version#v=}" | sort -V | head -1)" != 6.2 ]; then
+        echo "redis-server ${version#v=} is too old: 6.2 or later is needed" >&2
+        exit 1
     fi
-    redis-server --version
+    echo "redis ${version#v=}"
 }
 
 celery() {
     local dir=target/servers/celery
-    if ! "$dir/bin/python" -c "import celery, flower; assert celery.__version__ == '$CELERY'" 2>/dev/null; then
+    local check="import celery, importlib.metadata as m; assert (celery.__version__, m.version('flower')) == ('$CELERY', '$FLOWER')"
+    if ! "$dir/bin/python" -c "$check" 2>/dev/null; then
+        # Debian keeps half of venv in a package of its own
+        python3 -c "import ensurepip" 2>/dev/null || package python3-venv
         rm -rf "$dir"
         python3 -m venv "$dir"
         "$dir/bin/pip" install --quiet --disable-pip-version-check "celery[redis]==$CELERY" "flower==$FLOWER"
     fi
-    "$dir/bin/celery" --version
+    echo "celery $CELERY, flower $FLOWER"
 }
 
 if [ $# -eq 0 ]; then set -- redis celery; fi

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Everything that must hold, in one command: installs what is missing, then checks formatting, lints, tests, docs, licences and the
-# promises about the dependency tree. Needs a Rust toolchain and a C compiler. Prints the minutes of each part; stops at the first failure.
+# promises about the dependency tree. Needs a Rust toolchain, a C compiler, Python 3, and
+# Redis 6.2 or the right to install it (scripts/servers.sh). Prints the minutes of each part; stops at the first failure.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -158,6 +158,13 @@ fn a_tenant_begins_with_the_limits_of_all() {
         only(toml("[quota.tenants.acme]\ntotal.money = \"1 USD\"\neach_employee.money = \"1 EUR\""));
     assert_eq!((key.as_str(), what.contains("one currency")), ("quota.tenants.acme", true), "{what}");
     assert!(origin.starts_with("forge.toml:"), "{origin}");
+    let (key, _, origin) =
+        only(toml("[quota.tenants.acme-2]\ntotal.calls = 1\n[quota.tenants.acme]\ntotal.money = \"-1 USD\"\n"));
+    assert_eq!(
+        (key.as_str(), origin.as_str()),
+        ("quota.tenants.acme", "forge.toml:4"),
+        "a namesake's line is not its own"
+    );
 }
 
 #[test]

@@ -102,9 +102,12 @@ async fn each_refusal_says_whether_to_try_again() {
 fn what_cannot_be_called_is_refused_at_once() {
     for config in [
         OpenAiConfig::new("api.openai.com/v1", "m"),
+        OpenAiConfig::new("https://ana:hunter2@api.openai.com/v1", "m"),
         OpenAiConfig::new("https://api.openai.com/v1", ""),
         OpenAiConfig::new("https://api.openai.com/v1", "m").with_provider("a/b"),
     ] {
-        assert_eq!(OpenAiModel::new(config, Secrets::standard()).unwrap_err().kind(), ErrorKind::Config);
+        let e = OpenAiModel::new(config, Secrets::standard()).unwrap_err();
+        assert_eq!(e.kind(), ErrorKind::Config);
+        assert!(!format!("{e} {e:?}").contains("hunter2"));
     }
 }

@@ -7,7 +7,7 @@ use forge_memory::openai::OpenAiConfig;
 use forge_metering::{Limit, TenantLimits};
 
 use super::setting::{REFERENCE, Setting, Value};
-use super::{Config, Origin};
+use super::{Config, Origin, is_under};
 
 /// A key that can be set, for documentation and for a host's own tools.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,15 +67,13 @@ pub(super) struct Backend {
     pub(super) check: fn(&Config) -> forge_core::Result<()>,
 }
 
-pub(super) static BACKENDS: &[Backend] = &[OPENAI];
-
-const OPENAI: Backend = Backend {
+pub(super) static BACKENDS: [Backend; 1] = [Backend {
     section: "memory.openai",
     feature: "memory-openai",
     built: cfg!(feature = "memory-openai"),
     chosen: |c| c.memory.openai.is_some(),
     check: |c| c.memory.openai.as_ref().map_or(Ok(()), OpenAiConfig::check),
-};
+}];
 
 /// A key with what a layer gave for it.
 pub(super) struct Found {
@@ -197,7 +195,7 @@ impl Key {
         about: &str,
     ) -> Self {
         let at: At = Box::new(move |c, n| at(c, n) as &mut dyn Setting);
-        let backend = BACKENDS.iter().find(|b| path.strip_prefix(b.section).is_some_and(|rest| rest.starts_with('.')));
+        let backend = BACKENDS.iter().find(|b| is_under(path, b.section));
         Self {
             path: path.to_owned(),
             about: about.to_owned(),

@@ -192,7 +192,12 @@ impl Config {
         let mut problems = Vec::new();
         for (key, names, path) in self.paths() {
             if let Some(what) = key.misfit(&mut copy, &names) {
-                problems.push(ConfigProblem { origin: self.origin(&path), key: path, what });
+                // what is missing was asked for by the rest of its section
+                let origin = match key.backend {
+                    Some(backend) if !self.given.contains_key(&path) => self.origin_under(backend.section),
+                    _ => self.origin(&path),
+                };
+                problems.push(ConfigProblem { origin, key: path, what });
             }
         }
         for backend in keys::BACKENDS.iter().filter(|b| (b.chosen)(self)) {
@@ -201,10 +206,7 @@ impl Config {
                 let what = format!("needs a build with the feature `{}`", backend.feature);
                 problems.push(ConfigProblem { origin: self.origin_under(section), key: section.to_owned(), what });
             }
-            for p in problems.iter_mut().filter(|p| p.key.starts_with(section) && !self.given.contains_key(&p.key)) {
-                p.origin = self.origin_under(section);
-            }
-            if let (Err(e), false) = ((backend.check)(self), problems.iter().any(|p| p.key.starts_with(section))) {
+            if let (Err(e), false) = ((backend.check)(self), problems.iter().any(|p| is_under(&p.key, section))) {
                 let field = e.context().find(|(k, _)| *k == "key").map_or("", |(_, field)| field);
                 let key = format!("{section}.{field}");
                 problems.push(ConfigProblem { origin: self.origin(&key), key, what: e.message().to_owned() });
@@ -220,7 +222,7 @@ impl Config {
 
     /// Who gave the first key of a section.
     fn origin_under(&self, section: &str) -> Origin {
-        self.given.keys().find(|k| k.starts_with(section)).map_or(Origin::Code, |key| self.origin(key))
+        self.given.keys().find(|k| is_under(k, section)).map_or(Origin::Code, |key| self.origin(key))
     }
 
     fn origin(&self, path: &str) -> Origin {
@@ -245,6 +247,11 @@ impl Config {
         }
         problems
     }
+}
+
+/// Whether a path is a section or lies in it; `quota.tenants.acme-2` does not lie in `quota.tenants.acme`.
+fn is_under(path: &str, section: &str) -> bool {
+    path.strip_prefix(section).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 
 /// Who gave a value, and over whom.

@@ -123,6 +123,10 @@ impl OpenAiConfig {
         if !self.base_url.starts_with("http://") && !self.base_url.starts_with("https://") {
             return wrong("base_url", "must begin with http:// or https://");
         }
+        let (_, place) = self.base_url.split_once("://").unwrap_or_default();
+        if place.split('/').next().is_some_and(|authority| authority.contains('@')) {
+            return wrong("base_url", "must hold no user and no password: it is printed; give the key as a reference");
+        }
         if !named(&self.model) {
             return wrong("model", "must be the model's name as the endpoint calls it, in visible ASCII");
         }

@@ -266,3 +266,28 @@ impl fmt::Debug for Redis {
         f.debug_tuple("Redis").field(self.config()).finish()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use forge_core::SystemClock;
+    use forge_testkit::servers::RedisServer;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_connection_that_was_cut_is_left_before_anybody_calls() {
+        let server = RedisServer::start();
+        let redis = Redis::new(server.url().parse().unwrap(), Secrets::standard(), Arc::new(SystemClock)).unwrap();
+        let ping = async || redis.query::<String>("test.ping", &cmd("PING")).await;
+        assert_eq!(ping().await.unwrap(), "PONG");
+        server.cli(&["CLIENT", "KILL", "TYPE", "normal"]);
+        for _ in 0..500 {
+            if redis.shared.slots[0].get().is_none() {
+                break;
+            }
+            SystemClock.sleep(Duration::from_millis(10)).await;
+        }
+        assert!(redis.shared.slots[0].get().is_none(), "the end of a connection is noticed");
+        assert_eq!(ping().await.unwrap(), "PONG");
+    }
+}

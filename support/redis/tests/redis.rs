@@ -48,16 +48,6 @@ async fn it_comes_back_after_a_restart_and_its_scripts_too() {
 }
 
 #[tokio::test]
-async fn a_connection_that_was_cut_is_replaced_before_anybody_calls() {
-    let server = RedisServer::start();
-    let redis = open(config(&server), "");
-    assert_eq!(ping(&redis).await.unwrap(), "PONG");
-    server.cli(&["CLIENT", "KILL", "TYPE", "normal"]);
-    tokio::time::sleep(Duration::from_millis(100)).await;
-    assert_eq!(ping(&redis).await.unwrap(), "PONG");
-}
-
-#[tokio::test]
 async fn a_server_that_does_not_answer_is_a_timeout() {
     let server = RedisServer::start();
     let mut config = config(&server);

@@ -26,20 +26,21 @@ impl Celery {
     /// # Panics
     /// If it is not within 30 seconds.
     pub fn worker(app: &Path, url: &str, queues: &str, log: &Path, extra: &[&str]) -> Process {
-        let mut command = Self::command(app, url);
+        let mut command = Self::set_up(Command::new(Self::interpreter()), app, url);
         command.args(["-m", "celery", "-A", &module(app), "worker", "-Q", queues, "-l", "INFO"]).args(extra);
         let process = Process::start(command, log);
         until("the worker", &process, || process.log().contains(" ready."));
         process
     }
 
-    /// Runs a piece of Python to its end, with the application's folder on its path.
+    /// Runs a piece of Python to its end, at most a minute, with the application's folder on its path.
     pub fn python(app: &Path, url: &str, code: &str) -> Output {
-        Self::command(app, url).args(["-c", code]).output().expect("python can be started")
+        let mut command = Command::new("timeout");
+        command.arg("60").arg(Self::interpreter()).args(["-c", code]);
+        Self::set_up(command, app, url).output().expect("timeout can be started")
     }
 
-    fn command(app: &Path, url: &str) -> Command {
-        let mut command = Command::new(Self::interpreter());
+    fn set_up(mut command: Command, app: &Path, url: &str) -> Command {
         command.env("PYTHONPATH", app.parent().unwrap_or(Path::new("."))).env("BROKER_URL", url);
         command.env("PYTHONDONTWRITEBYTECODE", "1");
         command

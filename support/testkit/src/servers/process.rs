@@ -27,6 +27,11 @@ impl Process {
         Self { child, log: log.to_path_buf() }
     }
 
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// What it printed so far.
     pub fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
@@ -36,12 +41,6 @@ impl Process {
     pub fn kill9(&mut self) {
         self.signal("-KILL");
         // already gone is as good
-        let _ = self.child.wait();
-    }
-
-    /// Asks it to end, and waits until it has.
-    pub fn terminate(&mut self) {
-        self.signal("-TERM");
         let _ = self.child.wait();
     }
 
@@ -84,8 +83,7 @@ impl Drop for Process {
             let log = self.log();
             let from = log.len().saturating_sub(4000);
             let tail = log.get(log.ceil_char_boundary(from)..).unwrap_or_default();
-            // a test that fails shows what its server said
-            #[allow(clippy::print_stderr)]
+            #[allow(clippy::print_stderr, reason = "a test that fails shows what its server said")]
             {
                 eprintln!("--- {}\n{tail}", self.log.display());
             }

@@ -1,6 +1,5 @@
 //! Redis.
 
-use std::path::Path;
 use std::process::Command;
 
 use super::Process;
@@ -25,11 +24,6 @@ pub struct RedisServer {
 }
 
 impl RedisBuilder {
-    /// Every write is on the disk before it is answered.
-    pub fn append_only_always(self) -> Self {
-        self.arg("appendonly", "yes").arg("appendfsync", "always")
-    }
-
     /// Sets an option of `redis.conf`.
     pub fn arg(mut self, key: &str, value: &str) -> Self {
         self.args.extend([format!("--{key}"), value.to_owned()]);
@@ -70,23 +64,15 @@ impl RedisServer {
         command.args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]);
         command.arg("--dir").arg(self.dir.path()).args(&self.args);
         let process = Process::start(command, &self.dir.path().join("redis.log"));
-        until("redis", &process, || self.cli(&["PING"]).trim() == "PONG");
+        // another may have taken the port meanwhile, and it would answer too
+        let own = format!("process_id:{}\r", process.id());
+        until("redis", &process, || self.cli(&["INFO", "server"]).contains(&own));
         self.process = Some(process);
     }
 
     /// Where it is; the password is not in it.
     pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
-    }
-
-    /// Its port.
-    pub fn port(&self) -> u16 {
-        self.port
-    }
-
-    /// Its data and its log.
-    pub fn dir(&self) -> &Path {
-        self.dir.path()
     }
 
     /// What it printed so far.
@@ -112,12 +98,13 @@ impl RedisServer {
 
     /// Runs `redis-cli` against it; what it answers, or nothing if it does not.
     pub fn cli(&self, args: &[&str]) -> String {
-        let mut command = Command::new("redis-cli");
-        command.args(["-p", &self.port.to_string()]);
+        // a server that is held still would hold the caller
+        let mut command = Command::new("timeout");
+        command.args(["10", "redis-cli", "-p", &self.port.to_string()]);
         if let Some(password) = &self.password {
             command.env("REDISCLI_AUTH", password);
         }
-        let run = command.args(args).output().expect("redis-cli can be started: run scripts/servers.sh");
+        let run = command.args(args).output().expect("timeout can be started");
         String::from_utf8_lossy(&run.stdout).into_owned()
     }
 }
