@@ -19,20 +19,30 @@
 //! ```
 
 mod body;
+mod control;
 mod envelope;
+mod event;
 mod json;
 mod malformed;
 mod parse;
 mod payload;
+mod repr;
 mod result;
 mod route;
+mod signature;
 mod time;
+mod typed;
 mod write;
 
 pub use body::Limits;
+pub use control::{ControlMessage, Method, Pattern, ReplyTo};
 pub use envelope::{Embed, Envelope};
+pub use event::{EventSource, Publication, Stamp, TaskEvent, TaskEventKind, WorkerEvent, WorkerLoad};
 pub use malformed::Malformed;
 pub use payload::SHAPE_HEADER;
+pub use repr::{REPR_MAX, args_repr, kwargs_repr, value_repr};
 pub use result::{Exception, ResultState, Revocation, TaskResult, meta_key};
 pub use route::{PRIORITY_SEPARATOR, STEPS, queue_for, queues};
+pub use signature::Signature;
+pub use typed::untyped;
 pub use write::{FORGE_PREFIX, forge_id};

@@ -176,7 +176,7 @@ fn agree(id: &str, raw: &[u8], forge: Option<&Value>) -> Result<(), Malformed> {
 }
 
 /// As kombu reads it: an integer, or something that Python's `int()` takes, held to 0 to 9; else 0.
-fn priority(value: &Value) -> u8 {
+pub(super) fn priority(value: &Value) -> u8 {
     match value {
         Value::Number(n) => {
             let n = n.as_f64().unwrap_or(0.0);

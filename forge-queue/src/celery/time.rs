@@ -36,6 +36,11 @@ pub(crate) fn read(value: Option<&Value>) -> Result<Option<Timestamp>, ()> {
     }
 }
 
+/// Seconds since 1970 as Python's `time.time()` gives them, to the microsecond: a float has no more.
+pub(crate) fn seconds(t: Timestamp) -> f64 {
+    std::time::Duration::from_micros(u64::try_from(t.as_nanos() / 1_000).unwrap_or(0)).as_secs_f64()
+}
+
 /// From a float of seconds, rounded to the microsecond.
 fn from_seconds(seconds: f64) -> Timestamp {
     let span = std::time::Duration::try_from_secs_f64(seconds.abs());
