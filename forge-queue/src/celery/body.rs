@@ -1,6 +1,6 @@
 //! From the text in `body` to the bytes of JSON that a producer signed or a handler reads, and back.
 
-use std::io::Read as _;
+use std::io::Read;
 
 use data_encoding::{BASE64, BASE64_MIME_PERMISSIVE};
 use flate2::Compression;
@@ -93,14 +93,19 @@ pub(crate) fn decompress(bytes: &[u8], method: Option<&str>, limits: &Limits) ->
     let Some("application/x-gzip" | "application/gzip" | "application/zlib" | "gzip" | "zlib") = method else {
         return Err(Malformed::UnsupportedCompression);
     };
-    let cap = u64::try_from(limits.body).unwrap_or(u64::MAX).saturating_add(1);
-    let mut out = Vec::new();
-    let done = if bytes.starts_with(&[0x1f, 0x8b]) {
-        GzDecoder::new(bytes).take(cap).read_to_end(&mut out)
+    if bytes.starts_with(&[0x1f, 0x8b]) {
+        capped(GzDecoder::new(bytes), limits.body)
     } else {
-        ZlibDecoder::new(bytes).take(cap).read_to_end(&mut out)
-    };
-    if out.len() > limits.body {
+        capped(ZlibDecoder::new(bytes), limits.body)
+    }
+}
+
+/// Reads to the end, and no further than one byte past the limit: the stream may be made to be endless.
+fn capped(stream: impl Read, limit: usize) -> Result<Vec<u8>, Malformed> {
+    let cap = u64::try_from(limit).unwrap_or(u64::MAX).saturating_add(1);
+    let mut out = Vec::new();
+    let done = stream.take(cap).read_to_end(&mut out);
+    if out.len() > limit {
         return Err(Malformed::TooLarge);
     }
     done.map(|_| out).map_err(|_| Malformed::BadCompression)
@@ -109,6 +114,11 @@ pub(crate) fn decompress(bytes: &[u8], method: Option<&str>, limits: &Limits) ->
 /// The text of a JSON value, if it is text.
 pub(crate) fn text(value: Option<&Value>) -> Option<&str> {
     value.and_then(Value::as_str)
+}
+
+/// The text of a JSON value as one of its own, if it is text.
+pub(crate) fn owned(value: &Value) -> Option<String> {
+    value.as_str().map(str::to_owned)
 }
 
 /// Undoes `body_encoding`. Without one kombu takes the text as it is; a producer that forgets the properties may have meant either,
@@ -151,11 +161,28 @@ mod tests {
     }
 
     #[test]
+    fn no_more_is_read_than_the_limit() {
+        struct Endless(usize);
+        impl Read for Endless {
+            fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
+                self.0 += buf.len();
+                assert!(self.0 < 1_000_000, "it reads on");
+                buf.fill(b' ');
+                Ok(buf.len())
+            }
+        }
+        assert_eq!(capped(Endless(0), 1_000), Err(Malformed::TooLarge));
+    }
+
+    #[test]
     fn both_streams_that_go_by_the_name_of_gzip_are_read() {
         let mut gzip = Vec::new();
         flate2::bufread::GzEncoder::new(&b"[[], {}, {}]"[..], Compression::fast()).read_to_end(&mut gzip).unwrap();
         let body = decompress(&gzip, Some("application/x-gzip"), &Limits::default()).unwrap();
         assert_eq!(body, b"[[], {}, {}]");
+        let mut bomb = Vec::new();
+        flate2::bufread::GzEncoder::new(&[b' '; 3_000][..], Compression::fast()).read_to_end(&mut bomb).unwrap();
+        assert_eq!(decompress(&bomb, Some("gzip"), &Limits::default().with_body(2_999)), Err(Malformed::TooLarge));
         let cut = &gzip[..gzip.len() - 9];
         assert_eq!(decompress(cut, Some("gzip"), &Limits::default()), Err(Malformed::BadCompression));
         assert_eq!(decompress(b"{}", Some("zlib"), &Limits::default()), Err(Malformed::BadCompression));

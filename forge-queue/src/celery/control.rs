@@ -4,7 +4,9 @@ use forge_core::Timestamp;
 use serde_json::{Map, Value};
 
 use super::body::text;
-use super::{Limits, Malformed, body, event, json, time};
+use super::glob::glob;
+use super::method::strings;
+use super::{Limits, Malformed, Method, body, event, json, time};
 
 /// A message of `/{db}.celery.pidbox`.
 #[derive(Debug, Clone, PartialEq)]
@@ -42,122 +44,6 @@ pub struct ReplyTo {
     pub routing_key: String,
     /// Which question it was.
     pub ticket: String,
-}
-
-/// What is asked of a worker. Celery knows more; they are [`Other`](Self::Other).
-#[derive(Debug, Clone, PartialEq)]
-#[non_exhaustive]
-pub enum Method {
-    /// Are you there?
-    Ping,
-    /// A worker that begins asks for the revoked ids.
-    Hello {
-        /// Its name.
-        from_node: String,
-        /// The ids that it knows.
-        revoked: Value,
-    },
-    /// Counts and configuration of the worker.
-    Stats,
-    /// Tasks that run.
-    Active,
-    /// Tasks taken and not begun.
-    Reserved,
-    /// Tasks taken that wait for their time.
-    Scheduled,
-    /// Ids revoked.
-    Revoked,
-    /// Names of the tasks it has.
-    Registered,
-    /// Queues that it takes from.
-    ActiveQueues,
-    /// Its configuration.
-    Conf,
-    /// A report for people.
-    Report,
-    /// Its Lamport clock.
-    Clock,
-    /// What is known of these tasks.
-    QueryTask {
-        /// Which.
-        ids: Vec<String>,
-    },
-    /// A heartbeat event, now.
-    Heartbeat,
-    /// Events on.
-    EnableEvents,
-    /// Events off.
-    DisableEvents,
-    /// Do not begin these tasks; with `terminate` stop those that run.
-    Revoke {
-        /// Which.
-        ids: Vec<String>,
-        /// Those that run too. `terminate` of the older name is this.
-        terminate: bool,
-        /// By which signal.
-        signal: Option<String>,
-    },
-    /// The same for all tasks with one of these stamps.
-    RevokeByStampedHeaders {
-        /// Values by stamp.
-        headers: Map<String, Value>,
-        /// Those that run too.
-        terminate: bool,
-        /// By which signal.
-        signal: Option<String>,
-    },
-    /// How often a task may run: `10/m`.
-    RateLimit {
-        /// Which task.
-        task_name: String,
-        /// How often; 0 for as often as it comes.
-        rate_limit: String,
-    },
-    /// Time limits of a task.
-    TimeLimit {
-        /// Which task.
-        task_name: String,
-        /// Hard limit in seconds.
-        hard: Option<f64>,
-        /// Soft limit in seconds.
-        soft: Option<f64>,
-    },
-    /// Take from this queue too.
-    AddConsumer {
-        /// Which.
-        queue: String,
-    },
-    /// Take no more from this queue.
-    CancelConsumer {
-        /// Which.
-        queue: String,
-    },
-    /// More tasks at a time.
-    PoolGrow {
-        /// How many more.
-        n: u64,
-    },
-    /// Fewer tasks at a time.
-    PoolShrink {
-        /// How many fewer.
-        n: u64,
-    },
-    /// Between so many tasks at a time.
-    Autoscale {
-        /// At most.
-        max: Option<u64>,
-        /// At least.
-        min: Option<u64>,
-    },
-    /// End.
-    Shutdown,
-    /// Something else.
-    Other {
-        /// Its name.
-        method: String,
-        /// Its arguments.
-        arguments: Map<String, Value>,
-    },
 }
 
 impl ControlMessage {
@@ -248,140 +134,6 @@ impl Pattern {
     }
 }
 
-impl Method {
-    /// The names that start with `dump_` are those of old versions.
-    fn read(method: &str, arguments: Map<String, Value>) -> Result<Self, Malformed> {
-        let a = &arguments;
-        let wrong = Malformed::BadControl;
-        let name = |key: &str| text(a.get(key)).map(str::to_owned);
-        let flag = |key: &str| a.get(key).and_then(Value::as_bool).unwrap_or(false);
-        let ids = |key: &str| a.get(key).and_then(strings).ok_or(wrong);
-        let number = |key: &str| a.get(key).and_then(Value::as_u64);
-        Ok(match method {
-            "ping" => Self::Ping,
-            "hello" => Self::Hello {
-                from_node: name("from_node").ok_or(wrong)?,
-                revoked: a.get("revoked").cloned().unwrap_or_default(),
-            },
-            "stats" => Self::Stats,
-            "active" | "dump_active" => Self::Active,
-            "reserved" | "dump_reserved" => Self::Reserved,
-            "scheduled" | "dump_schedule" => Self::Scheduled,
-            "revoked" | "dump_revoked" => Self::Revoked,
-            "registered" | "dump_tasks" => Self::Registered,
-            "active_queues" => Self::ActiveQueues,
-            "conf" | "dump_conf" => Self::Conf,
-            "report" => Self::Report,
-            "clock" => Self::Clock,
-            "query_task" => Self::QueryTask { ids: ids("ids")? },
-            "heartbeat" => Self::Heartbeat,
-            "enable_events" => Self::EnableEvents,
-            "disable_events" => Self::DisableEvents,
-            "revoke" => Self::Revoke { ids: ids("task_id")?, terminate: flag("terminate"), signal: name("signal") },
-            "terminate" => Self::Revoke { ids: ids("task_id")?, terminate: true, signal: name("signal") },
-            "revoke_by_stamped_headers" => Self::RevokeByStampedHeaders {
-                headers: stamps(a.get("headers")).ok_or(wrong)?,
-                terminate: flag("terminate"),
-                signal: name("signal"),
-            },
-            "rate_limit" => Self::RateLimit {
-                task_name: name("task_name").ok_or(wrong)?,
-                rate_limit: match a.get("rate_limit") {
-                    Some(Value::String(rate)) => rate.clone(),
-                    Some(Value::Number(rate)) => rate.to_string(),
-                    None | Some(Value::Null) => "0".to_owned(),
-                    Some(_) => return Err(wrong),
-                },
-            },
-            "time_limit" => Self::TimeLimit {
-                task_name: name("task_name").ok_or(wrong)?,
-                hard: a.get("hard").and_then(Value::as_f64),
-                soft: a.get("soft").and_then(Value::as_f64),
-            },
-            "add_consumer" => Self::AddConsumer { queue: name("queue").ok_or(wrong)? },
-            "cancel_consumer" => Self::CancelConsumer { queue: name("queue").ok_or(wrong)? },
-            "pool_grow" => Self::PoolGrow { n: number("n").unwrap_or(1) },
-            "pool_shrink" => Self::PoolShrink { n: number("n").unwrap_or(1) },
-            "autoscale" => Self::Autoscale { max: number("max"), min: number("min") },
-            "shutdown" => Self::Shutdown,
-            other => Self::Other { method: other.to_owned(), arguments },
-        })
-    }
-}
-
-/// One text or a list of texts.
-fn strings(value: &Value) -> Option<Vec<String>> {
-    match value {
-        Value::String(one) => Some(vec![one.clone()]),
-        Value::Array(list) => list.iter().map(|v| v.as_str().map(str::to_owned)).collect(),
-        _ => None,
-    }
-}
-
-/// `{"stamp": value}`, or `["stamp=value"]` from the command line.
-fn stamps(value: Option<&Value>) -> Option<Map<String, Value>> {
-    match value? {
-        Value::Object(map) => Some(map.clone()),
-        list => strings(list)?
-            .iter()
-            .map(|pair| pair.split_once('=').map(|(k, v)| (k.to_owned(), Value::from(v))))
-            .collect(),
-    }
-}
-
-/// Python's `fnmatch`, in time proportional to the product of the lengths whatever the pattern.
-fn glob(pattern: &str, name: &str) -> bool {
-    let (pattern, name): (Vec<char>, Vec<char>) = (pattern.chars().collect(), name.chars().collect());
-    // which prefixes of the pattern match the name so far, as offsets into the pattern
-    let mut at = past_stars(&pattern, vec![0]);
-    for c in name {
-        let next = at.into_iter().filter_map(|p| step(&pattern, p, c)).collect();
-        at = past_stars(&pattern, next);
-    }
-    at.contains(&pattern.len())
-}
-
-/// Adds the places behind a `*`, which may stand for nothing.
-fn past_stars(pattern: &[char], mut at: Vec<usize>) -> Vec<usize> {
-    let mut i = 0;
-    while let Some(p) = at.get(i).copied() {
-        if pattern.get(p) == Some(&'*') {
-            at.push(p + 1);
-        }
-        i += 1;
-    }
-    at.sort_unstable();
-    at.dedup();
-    at
-}
-
-/// Where the pattern goes on from `p` after the character `c`.
-fn step(pattern: &[char], p: usize, c: char) -> Option<usize> {
-    let rest = pattern.get(p..)?;
-    match rest.first()? {
-        '*' => Some(p),
-        '?' => Some(p + 1),
-        '[' => match class(rest) {
-            Some((len, set, negated)) => (contains(set, c) != negated).then_some(p + len),
-            None => (c == '[').then_some(p + 1),
-        },
-        literal => (*literal == c).then_some(p + 1),
-    }
-}
-
-/// The length of `[…]` at the front, what is inside, and whether it begins with `!`. A `]` right after the opening is a member.
-fn class(rest: &[char]) -> Option<(usize, &[char], bool)> {
-    let negated = rest.get(1) == Some(&'!');
-    let start = if negated { 2 } else { 1 };
-    let close = rest.iter().skip(start + 1).position(|c| *c == ']')? + start + 1;
-    Some((close + 1, rest.get(start..close)?, negated))
-}
-
-fn contains(set: &[char], c: char) -> bool {
-    let ranges = set.windows(3).any(|w| matches!(w, [a, '-', b] if (a..=b).contains(&&c)));
-    ranges || set.contains(&c)
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -465,24 +217,5 @@ mod tests {
         assert!(to(json!([]), json!(null), json!(null)).is_for("w1@vm"));
         assert!(to(json!(null), json!("w?@*"), json!("glob")).is_for("w1@vm"));
         assert!(!to(json!(null), json!(".*"), json!("pcre")).is_for("w1@vm"));
-    }
-
-    #[test]
-    fn patterns_match_as_in_python() {
-        for (pattern, name, matches) in [
-            ("", "", true),
-            ("*", "", true),
-            ("a*c", "abbc", true),
-            ("a*c", "abb", false),
-            ("w[0-9]@*", "w1@vm", true),
-            ("w[!0-9]@*", "w1@vm", false),
-            ("w[]x]", "w]", true),
-            ("w[", "w[", true),
-            ("?", "ab", false),
-            ("ä*", "ä€", true),
-        ] {
-            assert_eq!(glob(pattern, name), matches, "{pattern} {name}");
-        }
-        assert!(!glob(&"*a".repeat(500), &"a".repeat(400)));
     }
 }

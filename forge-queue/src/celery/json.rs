@@ -75,7 +75,7 @@ mod tests {
 
     #[test]
     fn depth_is_counted_outside_of_strings() {
-        assert_eq!(depth(br#"{"a": "[[[[\"[[", "b": [[1]]}"#), 3);
+        assert_eq!(depth(br#"{"a": "[[[[\"[[[[[[", "b": [[1]]}"#), 3);
         let deep = "[".repeat(100) + &"]".repeat(100);
         assert!(parse(deep.as_bytes()).is_ok());
         assert_eq!(parse(format!("[{deep}]").as_bytes()), Err(Malformed::TooDeep));

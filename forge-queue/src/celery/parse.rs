@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::body::text;
+use super::body::{owned, text};
 use super::{Embed, Envelope, Limits, Malformed, body, json, time};
 
 /// The headers that have a field of their own. `compression` is undone, `redelivered` is set by kombu when it restores a message.
@@ -218,10 +218,6 @@ fn optional<T>(
         None | Some(Value::Null) => Ok(None),
         Some(value) => read(value).map(Some).ok_or(Malformed::BadHeader(name)),
     }
-}
-
-fn owned(value: &Value) -> Option<String> {
-    value.as_str().map(str::to_owned)
 }
 
 #[cfg(test)]

@@ -347,6 +347,14 @@ mod tests {
     }
 
     #[test]
+    fn what_has_not_ended_has_no_time_of_its_end() {
+        let mut result = TaskResult::new("a", ResultState::Progress(Value::Null), Timestamp::from_nanos(1_000));
+        assert_eq!(result.date_done, None);
+        result.date_done = Some(Timestamp::from_nanos(1_000));
+        assert_eq!(TaskResult::parse(&result.to_json(), &Limits::default()).unwrap().date_done, None);
+    }
+
+    #[test]
     fn what_is_no_result_is_refused() {
         assert_eq!(read("[]"), Err(Malformed::NotAnObject));
         assert_eq!(read("{}"), Err(Malformed::ResultShape));

@@ -5,6 +5,7 @@ use std::time::Duration;
 use forge_core::Timestamp;
 use serde_json::{Map, Value, json};
 
+use super::body::owned;
 use super::{Embed, Envelope, Malformed, parse, time};
 
 /// A task that is not sent yet, as `callbacks`, `errbacks`, `chain` and `chord` hold it.
@@ -220,10 +221,6 @@ fn optional<T>(
         None | Some(Value::Null) => Ok(None),
         Some(value) => read(value).map(Some).ok_or(Malformed::BadSignature),
     }
-}
-
-fn owned(value: &Value) -> Option<String> {
-    value.as_str().map(str::to_owned)
 }
 
 #[cfg(test)]

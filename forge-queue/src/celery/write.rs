@@ -171,6 +171,15 @@ mod tests {
     }
 
     #[test]
+    fn a_restored_message_says_so_where_kombu_does() {
+        let mut task = Envelope::new(ID, "t");
+        task.set_redelivered();
+        let message: Value = serde_json::from_slice(&task.to_bytes()).unwrap();
+        assert_eq!(message["headers"]["redelivered"], true);
+        assert_eq!(message["properties"]["delivery_info"]["redelivered"], true);
+    }
+
+    #[test]
     fn only_a_uuid_goes_to_the_front() {
         assert_eq!(forge_id(&Envelope::new(ID, "t").to_bytes()), Some(ID));
         for id in ["a", "", "1db5982d-e505-425a-b8b6-d5ce35897a4", "1db5982dxe505-425a-b8b6-d5ce35897a4c", "ä\"\\"] {
