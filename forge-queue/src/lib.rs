@@ -3,6 +3,8 @@
 #![cfg_attr(not(feature = "sqlite"), doc = "Tasks that survive a crash, the workflow engine and its journal.")]
 
 pub mod blob;
+#[cfg(feature = "redis")]
+pub mod celery;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 pub mod worker;
