@@ -5,6 +5,8 @@
 pub mod blob;
 #[cfg(feature = "redis")]
 pub mod celery;
+#[cfg(feature = "redis")]
+pub mod redis;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 pub mod worker;

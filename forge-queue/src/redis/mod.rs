@@ -1,0 +1,1 @@
+//! Queue and key-values on Redis, in the layout that Celery reads and writes.
