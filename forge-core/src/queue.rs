@@ -5,10 +5,12 @@ use std::time::Duration;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use tokio_util::sync::CancellationToken;
 
 use crate::error::ErrorReport;
 use crate::{
-    Adapter, ExecutionContext, HealthCheck, OperationKey, Result, SealedContext, Slug, TaskId, TenantId, Timestamp,
+    Adapter, Digest, ExecutionContext, HealthCheck, OperationKey, Result, SealedContext, Slug, TaskId, TenantId,
+    Timestamp,
 };
 
 /// A task to be queued. The tenant is the context's; nothing here can choose another.
@@ -176,6 +178,8 @@ pub struct Lease {
     pub queue: String,
     /// The arguments, as they rest.
     pub payload: Value,
+    /// The digest of the body as it rests, which the seal is bound to.
+    pub body: Digest,
     /// The context, sealed to this task.
     pub context: SealedContext,
     /// Which try, from 1.
@@ -186,6 +190,9 @@ pub struct Lease {
     pub fence: u64,
     /// Until when it is held.
     pub until: Timestamp,
+    /// Cancelled once the queue learns that the lease is lost: the task was cancelled, or another worker has it. A queue may learn it
+    /// no earlier than at the next renewal.
+    pub lost: CancellationToken,
 }
 
 /// What a worker asks for.

@@ -5,6 +5,7 @@
 pub mod blob;
 #[cfg(feature = "redis")]
 pub mod celery;
+pub mod dead;
 #[cfg(feature = "redis")]
 pub mod redis;
 #[cfg(feature = "sqlite")]

@@ -17,6 +17,7 @@ use forge_core::queue::{Broker, Nack, TaskQueue, TaskState};
 use forge_core::testing::context;
 use forge_core::{Error, ErrorKind, Namespace, OperationKey, RunId, Timestamp};
 use forge_queue::blob::FileBlobs;
+use forge_queue::dead::{DeadLetters, LetterFilter};
 use serde_json::json;
 
 const RUN: RunId = RunId::fixed(7);
@@ -100,7 +101,7 @@ async fn results_reports_and_values_do_not_rest_in_clear() {
     assert!(!holds(format!("{:?} {blobs:?}", w.store).as_bytes(), "queue.db/"), "no path and no key in Debug");
     let state = w.store.status(&acme, good).await.unwrap().state;
     assert_eq!(state, TaskState::Succeeded { result: json!({ "name": CANARY }) });
-    assert_eq!(w.store.dead_letters(&acme, 1).await.unwrap()[0].report, report);
+    assert_eq!(w.store.dead_letters(&acme, &LetterFilter::default(), 1).await.unwrap()[0].report, report);
 }
 
 #[tokio::test]

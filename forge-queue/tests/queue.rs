@@ -13,6 +13,7 @@ use forge_core::fake::{FakeKeyring, SkippingClock};
 use forge_core::queue::{Broker, LeaseRequest, Nack, QueueDepth, TaskQueue, TaskState};
 use forge_core::testing::context;
 use forge_core::{Clock, Depth, Digest, Error, ErrorKind, HealthCheck, OperationKey, SealedFor, Status};
+use forge_queue::dead::{DeadLetters, LetterFilter};
 use forge_queue::sqlite::SqliteStore;
 use serde_json::json;
 
@@ -124,10 +125,10 @@ async fn a_failure_is_retried_later_and_then_a_dead_letter_that_can_be_replayed(
     w.clock.advance(Duration::from_secs(5));
     let last = lease_one(&w.store).await;
     w.store.nack(&last, retry()).await.unwrap();
-    let letters = w.store.dead_letters(&acme, 10).await.unwrap();
+    let letters = w.store.dead_letters(&acme, &LetterFilter::default(), 10).await.unwrap();
     assert_eq!((letters.len(), letters[0].id, letters[0].attempts), (1, id, 2));
     assert_eq!(letters[0].report, broken().report());
-    assert!(w.store.dead_letters(&ctx("globex"), 10).await.unwrap().is_empty());
+    assert!(w.store.dead_letters(&ctx("globex"), &LetterFilter::default(), 10).await.unwrap().is_empty());
     refused(w.store.replay(&ctx("globex"), id).await, ErrorKind::NotFound);
 
     // the seal of the first queueing is past its time, so the replay has one of its own

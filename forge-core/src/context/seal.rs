@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{ContextRecord, ExecutionContext};
+use super::{ContextRecord, ExecutionContext, TraceContext};
 use crate::keyring::{Keyring, Seal};
 use crate::{Digest, Error, ErrorKind, Result, Timestamp};
 
@@ -85,6 +85,13 @@ impl SealedContext {
             return refuse("the seal is past its time");
         }
         Ok(ExecutionContext::from_record(header.context, &bound.id))
+    }
+}
+
+impl SealedContext {
+    /// The trace that it says it belongs to, unchecked: to show to people, and for nothing else.
+    pub fn claimed_trace(&self) -> Option<TraceContext> {
+        serde_json::from_str::<Header>(&self.header).ok().map(|h| h.context.trace)
     }
 }
 

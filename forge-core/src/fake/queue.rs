@@ -8,6 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use serde_json::Value;
 use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 
 use super::FakeKeyring;
 use crate::model::{Completion, CompletionRequest, Finish, LanguageModel, ModelCapability};
@@ -94,11 +95,13 @@ impl TaskQueue for FakeQueue {
             name: task.name,
             queue,
             payload: task.payload,
+            body,
             context: SealedContext::seal(ctx, bound, &FakeKeyring, now, now.after(task.expires))?,
             attempt: 0,
             max_retries: task.max_retries,
             fence: 0,
             until: now,
+            lost: CancellationToken::new(),
         };
         self.tasks().push(Task {
             lease,

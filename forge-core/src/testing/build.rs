@@ -52,11 +52,13 @@ pub fn lease(ctx: &ExecutionContext, id: TaskId, payload: Value, attempt: u32) -
         name,
         queue: "default".into(),
         payload,
+        body,
         context,
         attempt,
         max_retries: 5,
         fence: u64::from(attempt),
         until: now.after(hour),
+        lost: tokio_util::sync::CancellationToken::new(),
     }
 }
 

@@ -9,10 +9,11 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use forge_core::queue::{Broker, Lease, LeaseRequest, Nack};
-use forge_core::{Error, ErrorKind, Result, Slug, TaskId, TenantId, Timestamp};
+use forge_core::{Digest, Error, ErrorKind, Result, Slug, TaskId, TenantId, Timestamp};
 use forge_sqlite::error;
 use forge_sqlite::rusqlite::{OptionalExtension, Transaction, params};
 use serde_json::Value;
+use tokio_util::sync::CancellationToken;
 
 use super::SqliteStore;
 use super::queue::{bury_expired, expect_at, outcome_place, payload, queue_of};
@@ -297,11 +298,13 @@ impl<'a> Serving<'a> {
             name: parsed(LEASE, "name", Slug::parse(text(1)?))?,
             queue: queue_of(&tenant),
             payload: payload(&text(2)?)?,
+            body: Digest::of(text(2)?.as_bytes()),
             context: from_json(LEASE, "context", &text(3)?)?,
             attempt: row.get(4).map_err(error(LEASE))?,
             max_retries: row.get(5).map_err(error(LEASE))?,
             fence: unsigned(row.get(6).map_err(error(LEASE))?),
             until: at(until.as_nanos()),
+            lost: CancellationToken::new(),
             tenant,
         })
     }

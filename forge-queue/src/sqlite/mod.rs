@@ -26,6 +26,7 @@ mod approvals;
 mod broker;
 mod journal;
 mod kv;
+mod letters;
 mod queue;
 mod row;
 mod schema;
@@ -42,7 +43,6 @@ use forge_sqlite::{Database, Options};
 use tokio::sync::Notify;
 
 pub use admin::Export;
-pub use queue::DeadLetter;
 
 /// The store: `TaskQueue`, `Broker`, `Journal`, `KeyValue` and `Approvals`. Cheap to clone; clones share the connection.
 #[derive(Clone)]

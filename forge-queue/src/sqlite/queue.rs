@@ -1,4 +1,4 @@
-//! The producing side, and what a tenant may see and do about its dead letters.
+//! The producing side.
 
 use async_trait::async_trait;
 use forge_core::error::ErrorReport;
@@ -11,25 +11,10 @@ use forge_sqlite::{corrupt, error};
 use serde_json::Value;
 
 use super::SqliteStore;
-use super::row::{at, from_json, nanos, parsed, signed, span, to_json, unsigned};
+use super::row::{from_json, nanos, parsed, to_json, unsigned};
 use super::schema::{CANCELLED, DEAD, LEASED, READY, SUCCEEDED};
 
 const PAYLOAD_MAX: usize = 256 * 1024;
-
-/// A task that was given up.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DeadLetter {
-    /// Which.
-    pub id: TaskId,
-    /// Of which handler.
-    pub name: Slug,
-    /// Tries begun.
-    pub attempts: u32,
-    /// When it was given up.
-    pub died: Timestamp,
-    /// Why.
-    pub report: ErrorReport,
-}
 
 /// The queue's name, as seals and leases carry it.
 pub(super) fn queue_of(tenant: &TenantId) -> String {
@@ -63,7 +48,7 @@ pub(super) fn bury_expired(tx: &Transaction<'_>, operation: &'static str, tenant
 }
 
 impl SqliteStore {
-    fn seal(
+    pub(super) fn seal(
         &self,
         ctx: &ExecutionContext,
         id: TaskId,
@@ -81,68 +66,7 @@ impl SqliteStore {
         to_json("queue.seal", &SealedContext::seal(ctx, bound, self.keyring.as_ref(), now, until)?)
     }
 
-    /// The tenant's dead letters, the last to die first, at most `limit`.
-    ///
-    /// # Errors
-    /// `Unavailable`, `Corrupt`.
-    pub async fn dead_letters(&self, ctx: &ExecutionContext, limit: usize) -> Result<Vec<DeadLetter>> {
-        let tenant = ctx.tenant().to_string();
-        let rows = self.db.read("queue.dead_letters", move |c| {
-            let sql = "SELECT id, name, attempt, state, outcome, reason, updated FROM tasks
-                       WHERE tenant = ?1 AND state = 3 ORDER BY updated DESC, rowid DESC LIMIT ?2";
-            c.prepare_cached(sql)
-                .and_then(|mut s| {
-                    s.query_map(params![tenant, signed(limit)], Stored::read)?.collect::<Result<Vec<_>, _>>()
-                })
-                .map_err(error("queue.dead_letters"))
-        });
-        let mut letters = Vec::new();
-        for row in rows.await? {
-            let died = at(row.updated);
-            let status = self.status_of(ctx.tenant(), row).await?;
-            if let TaskState::Dead { report } = status.state {
-                letters.push(DeadLetter { id: status.id, name: status.name, attempts: status.attempts, died, report });
-            }
-        }
-        Ok(letters)
-    }
-
-    /// Queues a dead letter again, with all its tries, and for as long as it was queued at first. It runs as the caller: the
-    /// seal of the one who queued it has run out, or may any time.
-    ///
-    /// # Errors
-    /// `NotFound`; `Conflict` if the task is not dead, or another one with its unique key is not finished.
-    pub async fn replay(&self, ctx: &ExecutionContext, id: TaskId) -> Result<()> {
-        const OP: &str = "queue.replay";
-        let (tenant, key) = (ctx.tenant().to_string(), id.to_string());
-        let row = self.db.read(OP, move |c| {
-            let sql = "SELECT name, payload, lifetime FROM tasks WHERE tenant = ?1 AND id = ?2";
-            let row = c.query_row(sql, params![tenant, key], |r| {
-                Ok((r.get::<_, String>(0)?, r.get::<_, String>(1)?, r.get::<_, i64>(2)?))
-            });
-            row.optional().map_err(error(OP))?.ok_or_else(|| Error::not_found(OP, "no such task"))
-        });
-        let (name, payload, lifetime) = row.await?;
-        let now = self.clock.now();
-        let until = now.after(span(lifetime));
-        let context = self.seal(ctx, id, &name, &payload, now, until)?;
-        let (tenant, key) = (ctx.tenant().to_string(), id.to_string());
-        let revive = move |tx: &Transaction<'_>| {
-            bury_expired(tx, OP, &tenant, now.as_nanos())?;
-            let sql = "UPDATE tasks SET state = ?3, due = ?4, expires = ?5, context = ?6, attempt = 0, outcome = NULL,
-                       reason = NULL, updated = ?4 WHERE tenant = ?1 AND id = ?2 AND state = ?7";
-            let values = params![tenant, key, READY, now.as_nanos(), until.as_nanos(), context, DEAD];
-            if tx.execute(sql, values).map_err(error(OP))? == 0 {
-                return Err(Error::new(ErrorKind::Conflict, OP, "the task is not a dead letter"));
-            }
-            expect_at(tx, OP, &tenant, now.as_nanos())
-        };
-        self.db.write(OP, revive).await?;
-        self.queued.notify_one();
-        Ok(())
-    }
-
-    async fn status_of(&self, tenant: &TenantId, row: Stored) -> Result<TaskStatus> {
+    pub(super) async fn status_of(&self, tenant: &TenantId, row: Stored) -> Result<TaskStatus> {
         const OP: &str = "queue.status";
         let outcome = match &row.outcome {
             Some(blob) => self.decrypt(tenant, &outcome_place(tenant, &row.id), blob).await?,
@@ -184,18 +108,18 @@ fn buried(reason: &str) -> ErrorReport {
 }
 
 /// What is kept of a task, without its body.
-struct Stored {
+pub(super) struct Stored {
     id: String,
     name: String,
     attempt: u32,
     state: i64,
     outcome: Option<Vec<u8>>,
-    reason: Option<String>,
-    updated: i64,
+    pub(super) reason: Option<String>,
+    pub(super) updated: i64,
 }
 
 impl Stored {
-    fn read(r: &Row<'_>) -> forge_sqlite::rusqlite::Result<Self> {
+    pub(super) fn read(r: &Row<'_>) -> forge_sqlite::rusqlite::Result<Self> {
         Ok(Self {
             id: r.get(0)?,
             name: r.get(1)?,

@@ -12,7 +12,7 @@ use forge_core::metrics::{Metric, Metrics};
 use forge_core::queue::{Broker, Lease, LeaseRequest, Nack, TaskHandler};
 use forge_core::redact::{Redactor, RedactorExt};
 use forge_core::tool::Effect;
-use forge_core::{Clock, Digest, Error, ErrorKind, ExecutionContext, Result, SealedFor, Slug};
+use forge_core::{Clock, Error, ErrorKind, ExecutionContext, Result, SealedFor, Slug};
 use futures::FutureExt;
 use serde_json::Value;
 use tokio::sync::Semaphore;
@@ -212,7 +212,7 @@ impl Worker {
             id: lease.id.to_string(),
             name: lease.name.to_string(),
             queue: lease.queue.clone(),
-            body: Digest::of(lease.payload.to_string().as_bytes()),
+            body: lease.body,
         };
         let ctx = lease.context.open(&bound, parts.keyring.as_ref(), parts.clock.now())?;
         if *ctx.tenant() != lease.tenant {

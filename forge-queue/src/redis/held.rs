@@ -1,0 +1,67 @@
+//! The messages of the leases that this process holds: what a lease was before it was one.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use forge_core::Timestamp;
+use tokio_util::sync::CancellationToken;
+
+use crate::celery::Envelope;
+
+/// One lease's message.
+#[derive(Debug)]
+pub(super) struct Held {
+    /// The field of `unacked`.
+    pub(super) tag: String,
+    /// The field of the tenant's `run`.
+    pub(super) field: String,
+    pub(super) envelope: Envelope,
+    /// No seal of ours: another program's task.
+    pub(super) foreign: bool,
+    /// Tells the worker that it lost the lease.
+    pub(super) lost: CancellationToken,
+}
+
+/// By fence.
+#[derive(Default)]
+pub(super) struct HeldTasks(Mutex<HashMap<u64, (Timestamp, Arc<Held>)>>);
+
+impl HeldTasks {
+    fn all(&self) -> MutexGuard<'_, HashMap<u64, (Timestamp, Arc<Held>)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn keep(&self, fence: u64, until: Timestamp, held: Held) {
+        self.all().insert(fence, (until, Arc::new(held)));
+    }
+
+    pub(super) fn find(&self, fence: u64) -> Option<Arc<Held>> {
+        self.all().get(&fence).map(|(_, held)| held.clone())
+    }
+
+    pub(super) fn renewed(&self, fence: u64, until: Timestamp) {
+        if let Some((old, _)) = self.all().get_mut(&fence) {
+            *old = until;
+        }
+    }
+
+    pub(super) fn forget(&self, fence: u64) {
+        self.all().remove(&fence);
+    }
+
+    /// Tells the worker that has this task that it is its no more.
+    pub(super) fn lose(&self, field: &str) {
+        let all = self.all();
+        for (_, held) in all.values().filter(|(_, held)| held.field == field) {
+            held.lost.cancel();
+        }
+    }
+
+    /// Forgets what nobody renewed or settled: its worker dropped it.
+    pub(super) fn sweep(&self, now: Timestamp) {
+        let mut all = self.all();
+        if all.len() > 256 {
+            all.retain(|_, (until, _)| *until > now);
+        }
+    }
+}

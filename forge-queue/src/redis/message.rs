@@ -1,0 +1,222 @@
+//! From a task to the message that carries it, and back to a lease.
+
+use std::time::Duration;
+
+use forge_core::queue::{Lease, NewTask};
+use forge_core::{
+    Digest, Error, ErrorKind, ExecutionContext, RequestId, Result, SealedContext, SealedFor, Slug, TaskId, TenantId,
+    Timestamp,
+};
+use serde_json::Value;
+use tokio_util::sync::CancellationToken;
+
+use super::{RedisBroker, Shared};
+use crate::celery::{Envelope, Malformed};
+
+/// The sealed context, in a header.
+const CONTEXT: &str = "x-forge-context";
+/// Retries after the first try.
+const MAX_RETRIES: &str = "x-forge-max-retries";
+/// Leases that ran out: tries that Celery's `retries` do not count.
+const LOST: &str = "x-forge-lost";
+/// Seconds that a task may wait from when it was queued.
+const LIFETIME: &str = "x-forge-lifetime";
+/// Celery's own `max_retries`, for tasks that do not say.
+const DEFAULT_RETRIES: u32 = 3;
+
+/// Why a message is not a task that may run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Refused {
+    /// It cannot be understood.
+    Malformed(Malformed),
+    /// It has no seal, and the queue is bound to nobody.
+    Unsealed,
+    /// Its seal does not parse; whether it holds is for the worker to find out.
+    BadSeal,
+    /// A task that has ended came again.
+    Replayed,
+    /// Its time was over before it began.
+    Expired,
+    /// Its leases ran out too often.
+    Lost,
+}
+
+impl Refused {
+    pub(super) fn reason(self) -> &'static str {
+        match self {
+            Self::Malformed(m) => m.reason(),
+            Self::Unsealed => "unsealed",
+            Self::BadSeal => "bad_seal",
+            Self::Replayed => "replayed",
+            Self::Expired => "expired",
+            Self::Lost => "lost",
+        }
+    }
+
+    pub(super) fn error(self) -> Error {
+        let e = |kind, what: &'static str| Error::new(kind, "queue.lease", what).with_adapter("redis");
+        let e = match self {
+            Self::Malformed(m) => Error::new(ErrorKind::InvalidInput, "queue.lease", m.to_string()),
+            Self::Unsealed => {
+                e(ErrorKind::Unauthenticated, "the task has no seal and its queue is bound to no principal")
+            }
+            Self::BadSeal => e(ErrorKind::Unauthenticated, "the seal of the task does not parse"),
+            Self::Replayed => e(ErrorKind::Unauthenticated, "the task has ended and was sent again"),
+            Self::Expired => e(ErrorKind::Timeout, "the task expired before a worker had done it"),
+            // its worker may have died after the effect: only who can look may try again
+            Self::Lost => e(ErrorKind::UnknownOutcome, "lease lost too often"),
+        };
+        e.with_retry(forge_core::Retryability::Never)
+    }
+}
+
+/// What a message says of its task.
+pub(super) struct Read {
+    pub(super) envelope: Envelope,
+    pub(super) id: TaskId,
+    pub(super) sealed: Option<SealedContext>,
+}
+
+impl Read {
+    pub(super) fn of(shared: &Shared, tenant: &TenantId, message: &[u8]) -> Result<Self, Refused> {
+        let envelope = Envelope::parse(message, &shared.options.limits).map_err(Refused::Malformed)?;
+        let id = task_id(tenant, &envelope.id);
+        let sealed = match envelope.extra.get(CONTEXT) {
+            None => None,
+            Some(Value::String(text)) => Some(serde_json::from_str(text).map_err(|_| Refused::BadSeal)?),
+            Some(value) => Some(serde_json::from_value(value.clone()).map_err(|_| Refused::BadSeal)?),
+        };
+        Ok(Self { envelope, id, sealed })
+    }
+}
+
+/// The id that a tenant sees; other programs' ids may be any text.
+pub(super) fn task_id(tenant: &TenantId, id: &str) -> TaskId {
+    let uuid = TaskId::parse(id).ok().filter(|uuid| uuid.to_string() == id);
+    uuid.unwrap_or_else(|| TaskId::derived(&[b"celery", tenant.as_str().as_bytes(), id.as_bytes()]))
+}
+
+/// Tries begun, with the one that a lease would be.
+pub(super) fn attempt(envelope: &Envelope) -> u32 {
+    envelope.retries.saturating_add(number(envelope, LOST).unwrap_or(0)).saturating_add(1)
+}
+
+pub(super) fn max_retries(envelope: &Envelope) -> u32 {
+    number(envelope, MAX_RETRIES).unwrap_or(DEFAULT_RETRIES)
+}
+
+/// The same task after a lease of it ran out.
+pub(super) fn lost(mut envelope: Envelope) -> Envelope {
+    let times = number(&envelope, LOST).unwrap_or(0).saturating_add(1);
+    envelope.extra.insert(LOST.to_owned(), times.into());
+    envelope.set_redelivered();
+    envelope
+}
+
+fn number(envelope: &Envelope, header: &str) -> Option<u32> {
+    envelope.extra.get(header).and_then(Value::as_u64).map(|n| u32::try_from(n).unwrap_or(u32::MAX))
+}
+
+/// The record of a task: state, tries begun, name.
+pub(super) fn record(state: char, attempts: u32, name: &str) -> String {
+    format!("{state}|{attempts}|{name}")
+}
+
+/// State, tries begun and name from a record.
+pub(super) fn parse_record(record: &str) -> Option<(char, u32, &str)> {
+    let mut parts = record.splitn(3, '|');
+    let (state, attempts) = (parts.next()?.chars().next()?, parts.next()?.parse().ok()?);
+    Some((state, attempts, parts.next()?))
+}
+
+impl RedisBroker {
+    /// A new task as a message, sealed to its queue, body, name and id.
+    pub(super) fn message(&self, ctx: &ExecutionContext, task: &NewTask, queue: &str, id: TaskId) -> Result<Envelope> {
+        const OP: &str = "queue.enqueue";
+        let now = self.shared.clock.now();
+        let mut envelope = Envelope::from_payload(id.to_string(), task.name.as_str(), &task.payload)
+            .map_err(|e| Error::invalid(OP, e.to_string()))?;
+        envelope.routing_key = queue.to_owned();
+        envelope.expires = Some(now.after(task.expires));
+        envelope.extra.insert("traceparent".to_owned(), ctx.trace().traceparent().into());
+        envelope.extra.insert(MAX_RETRIES.to_owned(), task.max_retries.into());
+        envelope.extra.insert(LIFETIME.to_owned(), super::seconds(task.expires).into());
+        // the arguments go into logs and dashboards under these names
+        envelope.argsrepr = Some("(...)".to_owned());
+        envelope.kwargsrepr = Some("{...}".to_owned());
+        self.shared.seal(OP, ctx, envelope, now.after(task.expires))
+    }
+
+    /// The same task for another round, as the caller and with all its tries.
+    pub(super) fn again(&self, ctx: &ExecutionContext, mut envelope: Envelope) -> Result<(Envelope, Duration)> {
+        let lifetime = Duration::from_secs(number(&envelope, LIFETIME).unwrap_or(24 * 3600).into());
+        let until = self.shared.clock.now().after(lifetime);
+        envelope.retries = 0;
+        envelope.eta = None;
+        envelope.extra.remove(LOST);
+        envelope.expires = Some(until);
+        Ok((self.shared.seal("queue.replay", ctx, envelope, until)?, lifetime))
+    }
+}
+
+impl Shared {
+    fn seal(
+        &self,
+        operation: &'static str,
+        ctx: &ExecutionContext,
+        mut envelope: Envelope,
+        until: Timestamp,
+    ) -> Result<Envelope> {
+        let bound = SealedFor {
+            id: task_id(ctx.tenant(), &envelope.id).to_string(),
+            name: envelope.task.clone(),
+            queue: envelope.routing_key.clone(),
+            body: Digest::of(envelope.body()),
+        };
+        let sealed = SealedContext::seal(ctx, bound, self.keyring.as_ref(), self.clock.now(), until)?;
+        let sealed = serde_json::to_value(&sealed)
+            .map_err(|e| Error::unexpected(operation, "the seal does not serialise").with_source(e))?;
+        envelope.extra.insert(CONTEXT.to_owned(), sealed);
+        Ok(envelope)
+    }
+
+    /// A message as a lease. One without a seal is sealed here, as the principal that its queue is bound to; none without a queue that is.
+    pub(super) fn to_lease(
+        &self,
+        tenant: &TenantId,
+        queue: &str,
+        name: Slug,
+        read: &Read,
+        fence: u64,
+        (now, until): (Timestamp, Timestamp),
+    ) -> Result<Lease, Refused> {
+        let body = Digest::of(read.envelope.body());
+        let context = match (&read.sealed, self.queues.principal(queue)) {
+            (Some(sealed), _) => sealed.clone(),
+            (None, None) => return Err(Refused::Unsealed),
+            (None, Some(principal)) => {
+                let request = RequestId::derived(&[b"celery", read.envelope.id.as_bytes()]);
+                let ctx = ExecutionContext::issue(principal.clone(), request);
+                let bound =
+                    SealedFor { id: read.id.to_string(), name: name.to_string(), queue: queue.to_owned(), body };
+                let not_after = now.after(Duration::from_secs(366 * 24 * 3600));
+                SealedContext::seal(&ctx, bound, self.keyring.as_ref(), now, not_after)
+                    .map_err(|_| Refused::Unsealed)?
+            }
+        };
+        Ok(Lease {
+            tenant: tenant.clone(),
+            id: read.id,
+            name,
+            queue: queue.to_owned(),
+            payload: read.envelope.payload(),
+            body,
+            context,
+            attempt: attempt(&read.envelope),
+            max_retries: max_retries(&read.envelope),
+            fence,
+            until,
+            lost: CancellationToken::new(),
+        })
+    }
+}

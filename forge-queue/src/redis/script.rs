@@ -1,0 +1,27 @@
+//! The scripts: each a file beside, behind what all of them share.
+
+use forge_redis::redis::Script;
+
+/// The scripts of the queue. Every key lies in the one slot of the prefix's hash tag; times are the server's.
+pub(super) struct Scripts {
+    pub(super) enqueue: Script,
+    pub(super) reserve: Script,
+    pub(super) renew: Script,
+    pub(super) settle: Script,
+    pub(super) cancel: Script,
+    pub(super) replay: Script,
+}
+
+impl Scripts {
+    pub(super) fn new() -> Self {
+        let script = |text: &str| Script::new(&[include_str!("lua/common.lua"), text].concat());
+        Self {
+            enqueue: script(include_str!("lua/enqueue.lua")),
+            reserve: script(include_str!("lua/reserve.lua")),
+            renew: script(include_str!("lua/renew.lua")),
+            settle: script(include_str!("lua/settle.lua")),
+            cancel: script(include_str!("lua/cancel.lua")),
+            replay: script(include_str!("lua/replay.lua")),
+        }
+    }
+}
