@@ -55,7 +55,7 @@ examples() {
 downstream() {
     local feature
     export CARGO_TARGET_DIR=$PWD/target
-    for feature in "" memory-openai testing mock; do
+    for feature in "" memory-openai queue-redis testing mock; do
         cargo check --quiet --locked --manifest-path tests/downstream/Cargo.toml --features "$feature"
     done
     cargo test --locked --manifest-path tests/downstream/Cargo.toml --all-features

@@ -214,6 +214,7 @@ impl ForgeBuilder {
             None => Arc::new(forge_metering::PriceBook::example()?),
         };
         self.models.extend(configured_models(&self.config, &self.secrets)?);
+        let store = on_redis(store, &self.config, &self.secrets, &self.clock).await?;
         let forge = self.assemble(store, Arc::new(policy), pricing, handlers)?;
         begin(forge).await
     }
@@ -319,7 +320,8 @@ impl ForgeBuilder {
             async move { worker.run().await }
         });
         let checks: Vec<(&'static str, Arc<dyn HealthCheck>)> = vec![
-            ("queue", store.journal),
+            ("queue", store.queue.clone()),
+            ("journal", store.journal),
             ("ledger", store.ledger.clone()),
             ("quota", store.quota),
             ("audit", store.audit.clone()),
@@ -352,6 +354,29 @@ impl ForgeBuilder {
             config: self.config,
         }))
     }
+}
+
+/// The stores with the queue that the configuration chose.
+#[cfg(feature = "queue-redis")]
+async fn on_redis(
+    mut store: Stores,
+    config: &Config,
+    secrets: &Secrets,
+    clock: &Arc<dyn Clock>,
+) -> Result<Stores, Error> {
+    if let Some(redis) = &config.queue.redis {
+        let broker = redis.broker(secrets, store.keyring.clone(), clock.clone())?;
+        broker.verify().await?;
+        let broker = Arc::new(broker);
+        (store.queue, store.broker) = (broker.clone(), broker);
+    }
+    Ok(store)
+}
+
+/// As they are: a configuration that chose another queue is refused.
+#[cfg(not(feature = "queue-redis"))]
+async fn on_redis(store: Stores, _: &Config, _: &Secrets, _: &Arc<dyn Clock>) -> Result<Stores, Error> {
+    Ok(store)
 }
 
 /// The language models that the configuration chose.

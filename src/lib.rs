@@ -11,7 +11,9 @@ mod scope;
 pub mod testing;
 
 pub use builder::{ForgeBuilder, Policies};
-pub use config::{Config, ConfigError, ConfigKey, ConfigProblem, Layers, MemoryConfig, Origin, QueueConfig};
+pub use config::{
+    Config, ConfigError, ConfigKey, ConfigProblem, Layers, MemoryConfig, Origin, QueueConfig, RedisQueueConfig,
+};
 pub use forge::{Forge, HealthReport};
 pub use problems::BuildError;
 pub use scope::Scope;

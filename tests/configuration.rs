@@ -9,7 +9,7 @@ use forge::core::TenantId;
 #[cfg(feature = "memory-openai")]
 use forge::core::model::{CompletionRequest, Message};
 use forge::memory::openai::OpenAiConfig;
-use forge::{Config, ConfigError, ConfigKey, Error, ErrorKind, Forge, Layers, Origin};
+use forge::{Config, ConfigError, ConfigKey, Error, ErrorKind, Forge, Layers, Origin, RedisQueueConfig};
 use proptest::prelude::*;
 
 fn root() -> &'static Path {
@@ -308,7 +308,7 @@ fn the_annotated_example_is_the_code() {
     let explained = read.explain();
     assert_eq!((read.quota, read.guard, read.data_dir), (default.quota, default.guard, default.data_dir));
     assert_eq!(read.workflow.running, default.workflow.running);
-    assert!(read.memory.openai.is_none());
+    assert!(read.memory.openai.is_none() && read.queue.redis.is_none());
     for k in Config::keys().iter().filter(|k| k.default.is_some() && k.feature.is_none()) {
         let line = explained.lines().find(|l| l.split_whitespace().next() == Some(&k.key)).unwrap();
         assert!(line.contains("forge.example.toml:"), "the example does not set it: {line}");
@@ -337,16 +337,28 @@ fn every_backend_that_is_a_feature_has_its_section_in_the_example() {
     for feature in backends {
         assert!(Config::keys().iter().any(|k| k.feature == Some(feature)), "{feature} has no keys");
         let read = toml(&example_with(feature)).read();
-        if cfg!(feature = "memory-openai") {
+        let built = match feature {
+            "memory-openai" => cfg!(feature = "memory-openai"),
+            "queue-redis" => cfg!(feature = "queue-redis"),
+            other => panic!("say whether {other} is in this build"),
+        };
+        if built {
             let read = read.unwrap();
             for k in Config::keys().iter().filter(|k| k.feature == Some(feature)) {
                 let explained = read.explain();
                 let line = explained.lines().find(|l| l.split_whitespace().next() == Some(&k.key)).unwrap();
                 assert!(line.contains(k.default.as_deref().unwrap_or(&k.unset.1)), "{line}");
             }
-            let mut expected = OpenAiConfig::new("https://api.openai.com/v1", "gpt-4.1-mini").with_context(128_000);
-            expected.key = Some("env:OPENAI_API_KEY".parse().unwrap());
-            assert_eq!(read.memory.openai, Some(expected));
+            let mut openai = OpenAiConfig::new("https://api.openai.com/v1", "gpt-4.1-mini").with_context(128_000);
+            openai.key = Some("env:OPENAI_API_KEY".parse().unwrap());
+            let mut redis = RedisQueueConfig::default();
+            (redis.url, redis.prefix) = ("redis://127.0.0.1:6379/0".to_owned(), "{forge}:".to_owned());
+            (redis.bind, redis.routes) = ("celery=acme/mailer/service".to_owned(), "mail.send=celery".to_owned());
+            redis.password = Some("env:REDIS_PASSWORD".parse().unwrap());
+            redis.ca_file = Some("/etc/ssl/redis-ca.pem".into());
+            let expected =
+                (Some(openai).filter(|_| feature == "memory-openai"), Some(redis).filter(|_| feature == "queue-redis"));
+            assert_eq!((read.memory.openai, read.queue.redis), expected);
         } else {
             let found = problems(&read.unwrap_err());
             assert_eq!(found[0].1, format!("needs a build with the feature `{feature}`"));
@@ -488,4 +500,65 @@ proptest! {
             }
         }
     }
+}
+
+#[cfg(feature = "queue-redis")]
+#[test]
+fn a_queue_on_redis_says_what_does_not_fit() {
+    let section = |keys: &str| only(toml(&format!("[queue.redis]\n{keys}")));
+    let url = "url = \"redis://127.0.0.1\"\n";
+    for (keys, key, what) in [
+        ("url = \"redis://:hunter2@h\"".to_owned(), "url", "a password in a URL ends up in logs"),
+        ("url = \"http://h\"".to_owned(), "url", "a URL begins with redis:// or rediss://"),
+        ("url = \"redis+cluster://h\"".to_owned(), "prefix", "in a cluster the prefix needs a hash tag"),
+        (format!("{url}connections = 17"), "connections", "must be at most 16"),
+        (format!("{url}password = \"hunter2\""), "password", "is a literal; give a reference"),
+        (format!("{url}bind = \"celery=acme\""), "bind", "expected queue=tenant/employee/role"),
+        (format!("{url}routes = \"mail.send\""), "routes", "expected task=queue"),
+    ] {
+        let (found, said, _) = section(&keys);
+        assert_eq!(found, format!("queue.redis.{key}"), "{keys}");
+        assert!(said.starts_with(what) && !said.contains("hunter2"), "{said}");
+    }
+}
+
+#[cfg(feature = "queue-redis")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_host_whose_queue_is_on_redis_does_its_tasks_there() {
+    use forge::core::queue::{Lease, NewTask, TaskHandler, TaskState};
+    #[derive(Debug)]
+    struct Double;
+    #[async_trait::async_trait]
+    impl TaskHandler for Double {
+        async fn handle(&self, _: &forge::ExecutionContext, task: &Lease) -> forge::Result<serde_json::Value> {
+            Ok((task.payload.as_i64().unwrap() * 2).into())
+        }
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let server = forge_testkit::servers::RedisServer::start();
+    let text = format!("data_dir = {:?}\n[queue.redis]\nurl = {:?}\n", dir.path(), server.url());
+    let grants =
+        serde_json::json!({ "grants": { "analyst": ["task.enqueue:double", "task.run:double", "task.read:*"] } });
+    let build =
+        || Forge::builder().config(Config::parse(&text).unwrap()).tenant("acme", grants.clone()).task("double", Double);
+    let forge = build().build().await.unwrap();
+    let ana = forge.context(forge::Principal::employee("acme", "ana", "analyst").unwrap());
+    let task = NewTask::new(forge::core::Slug::parse("double").unwrap(), 21.into());
+    let id = forge.scope(&ana).enqueue(task).await.unwrap();
+    let done = async {
+        loop {
+            let state = forge.scope(&ana).task(ana.tenant(), id).await.unwrap().state;
+            if let TaskState::Succeeded { result } = state {
+                return result;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    assert_eq!(tokio::time::timeout(Duration::from_secs(10), done).await.unwrap(), 42);
+    assert!(server.cli(&["KEYS", "*"]).contains(&format!("celery-task-meta-{id}")));
+    forge.shutdown(Duration::ZERO).await.unwrap();
+    drop(forge);
+    server.cli(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]);
+    let refused = build().build().await.unwrap_err();
+    assert!(refused.to_string().contains("noeviction"), "{refused}");
 }

@@ -7,7 +7,7 @@ use forge_memory::openai::OpenAiConfig;
 use forge_metering::{Limit, TenantLimits};
 
 use super::setting::{REFERENCE, Setting, Value};
-use super::{Config, Origin, is_under};
+use super::{Config, Origin, RedisQueueConfig, is_under};
 
 /// A key that can be set, for documentation and for a host's own tools.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,13 +67,22 @@ pub(super) struct Backend {
     pub(super) check: fn(&Config) -> forge_core::Result<()>,
 }
 
-pub(super) static BACKENDS: [Backend; 1] = [Backend {
-    section: "memory.openai",
-    feature: "memory-openai",
-    built: cfg!(feature = "memory-openai"),
-    chosen: |c| c.memory.openai.is_some(),
-    check: |c| c.memory.openai.as_ref().map_or(Ok(()), OpenAiConfig::check),
-}];
+pub(super) static BACKENDS: [Backend; 2] = [
+    Backend {
+        section: "queue.redis",
+        feature: "queue-redis",
+        built: cfg!(feature = "queue-redis"),
+        chosen: |c| c.queue.redis.is_some(),
+        check: |c| c.queue.redis.as_ref().map_or(Ok(()), RedisQueueConfig::check),
+    },
+    Backend {
+        section: "memory.openai",
+        feature: "memory-openai",
+        built: cfg!(feature = "memory-openai"),
+        chosen: |c| c.memory.openai.is_some(),
+        check: |c| c.memory.openai.as_ref().map_or(Ok(()), OpenAiConfig::check),
+    },
+];
 
 /// A key with what a layer gave for it.
 pub(super) struct Found {
@@ -99,6 +108,22 @@ pub(super) static KEYS: LazyLock<Vec<Key>> = LazyLock::new(|| {
         Key::new("queue.concurrency", |c| &mut c.queue.concurrency, "Tasks at a time.").within(1, 10_000),
         Key::new("queue.visibility_timeout", |c| &mut c.queue.visibility_timeout, "How long a worker that stopped answering keeps a task.")
             .within(SECOND, DAY),
+        Key::new("queue.redis.url", |c| &mut redis(c).url, "The server; redis+sentinel://a,b,c/master and redis+cluster://a,b,c too, rediss for TLS. The password is no part of it.")
+            .required("\"redis://127.0.0.1:6379/0\""),
+        Key::new("queue.redis.prefix", |c| &mut redis(c).prefix, "Before every key, as Celery's `global_keyprefix`. In a cluster it holds a hash tag.")
+            .unset("there is none", "\"{forge}:\""),
+        Key::new("queue.redis.password", |c| &mut redis(c).password, "The password; fetched for each connection, so it may rotate.")
+            .unset("none is sent", "\"env:REDIS_PASSWORD\""),
+        Key::new("queue.redis.ca_file", |c| &mut redis(c).ca_file, "PEM of the authority that signed the server's certificate.")
+            .unset("Mozilla's are trusted", "\"/etc/ssl/redis-ca.pem\""),
+        Key::new("queue.redis.connections", |c| &mut redis(c).connections, "Connections for commands; each carries many calls at a time.")
+            .within(1, 16),
+        Key::new("queue.redis.result_ttl", |c| &mut redis(c).result_ttl, "How long the result of a task stays.").within(SECOND, 366 * DAY),
+        Key::new("queue.redis.dead_letter_ttl", |c| &mut redis(c).dead_letter_ttl, "How long a dead letter stays.").within(SECOND, 366 * DAY),
+        Key::new("queue.redis.bind", |c| &mut redis(c).bind, "Queues that Python pushes to, and as whom their tasks run: queue=tenant/employee/role, with commas between.")
+            .unset("none is served", "\"celery=acme/mailer/service\""),
+        Key::new("queue.redis.routes", |c| &mut redis(c).routes, "Tasks that go to such a queue instead of the tenant's own: task=queue, with commas between.")
+            .unset("there are none", "\"mail.send=celery\""),
         Key::new("workflow.running", |c| &mut c.workflow.running, "Running time of one run; time in which it is parked does not count.")
             .within(SECOND, 366 * DAY),
         Key::new("workflow.lease", |c| &mut c.workflow.lease, "How long a host that stopped answering keeps a run.").within(SECOND, DAY),
@@ -146,6 +171,10 @@ pub(super) static KEYS: LazyLock<Vec<Key>> = LazyLock::new(|| {
     keys.extend(limits("quota.tenants.<tenant>.employees.<employee>", "this employee", employee));
     keys
 });
+
+fn redis(config: &mut Config) -> &mut RedisQueueConfig {
+    config.queue.redis.get_or_insert_default()
+}
 
 fn openai(config: &mut Config) -> &mut OpenAiConfig {
     config.memory.openai.get_or_insert_default()

@@ -7,6 +7,7 @@
 mod keys;
 mod layers;
 mod problem;
+mod redis;
 mod setting;
 
 use std::collections::BTreeMap;
@@ -23,6 +24,7 @@ use forge_queue::workflow::Limits as WorkflowLimits;
 pub use keys::ConfigKey;
 pub use layers::Layers;
 pub use problem::{ConfigError, ConfigProblem, Origin};
+pub use redis::RedisQueueConfig;
 
 use keys::{Found, Names};
 
@@ -66,6 +68,8 @@ pub struct QueueConfig {
     pub concurrency: usize,
     /// How long a worker that stopped answering keeps a task; default 30 seconds.
     pub visibility_timeout: Duration,
+    /// Tasks on Redis, shared with Celery; journal and approvals stay in the file. Needs the feature `queue-redis`.
+    pub redis: Option<RedisQueueConfig>,
 }
 
 /// Language models and what agents remember.
@@ -85,7 +89,7 @@ struct Given {
 
 impl Default for QueueConfig {
     fn default() -> Self {
-        Self { path: None, concurrency: 4, visibility_timeout: Duration::from_secs(30) }
+        Self { path: None, concurrency: 4, visibility_timeout: Duration::from_secs(30), redis: None }
     }
 }
 
