@@ -236,7 +236,7 @@ def compared(ours, mode, name, concurrency, figures):
     if name == "ours" or nearest is None:
         return ["", "", ""]
     (rate, *costs), (their_rate, *their_costs) = best(ours[mode, nearest]), figures
-    ratios = [rate / their_rate, *(theirs / cost for cost, theirs in zip(costs, their_costs) if cost)]
+    ratios = [rate / their_rate, *(theirs / cost if cost else float("inf") for cost, theirs in zip(costs, their_costs))]
     return [f"{ratio:.2f}" for ratio in ratios]
 
 
