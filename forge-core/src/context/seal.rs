@@ -91,7 +91,16 @@ impl SealedContext {
 impl SealedContext {
     /// The trace that it says it belongs to, unchecked: to show to people, and for nothing else.
     pub fn claimed_trace(&self) -> Option<TraceContext> {
-        serde_json::from_str::<Header>(&self.header).ok().map(|h| h.context.trace)
+        self.claims().map(|h| h.context.trace)
+    }
+
+    /// Until when it says it holds, unchecked: to remember it for that long, and for nothing else.
+    pub fn claimed_not_after(&self) -> Option<Timestamp> {
+        self.claims().map(|h| h.not_after)
+    }
+
+    fn claims(&self) -> Option<Header> {
+        serde_json::from_str(&self.header).ok()
     }
 }
 

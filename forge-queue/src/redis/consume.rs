@@ -5,14 +5,15 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use forge_core::queue::{Broker, Lease, LeaseRequest, Nack};
-use forge_core::{Error, ErrorKind, Result, Timestamp};
-use forge_redis::redis::{self, FromRedisValue};
+use forge_core::{Error, ErrorKind, Result, TenantId, Timestamp};
+use forge_redis::redis::cmd;
 use serde_json::Value;
 
-use super::held::Held;
-use super::message::{Read, Refused};
-use super::reap::{NO_HANDLER, Taken, handler_name, parse_tag};
+use super::held::{Held, Origin};
+use super::message::{Read, Refused, is_ours};
+use super::reap::{NO_HANDLER, Taken, fence, handler_name, tag};
 use super::{BATCH, RedisBroker, Shared, at, corrupt, millis};
+use crate::celery::forge_id;
 
 const LEASE: &str = "queue.lease";
 /// Rounds of one call in which nothing was fit to run, before the caller may breathe.
@@ -23,12 +24,25 @@ struct Reserved {
     now: Timestamp,
     soonest: Option<Duration>,
     expired: Vec<(String, Vec<u8>)>,
-    leases: Vec<Reservation>,
+    /// The number of the call.
+    call: u64,
+    chunks: Vec<Chunk>,
     drained: Vec<String>,
 }
 
-/// Tag, queue, message, and whether the task has ended before.
-type Reservation = (String, String, Vec<u8>, String);
+/// What it took of one list.
+struct Chunk {
+    tenant: TenantId,
+    queue: String,
+    /// Tasks that the call took before.
+    before: usize,
+    messages: Vec<Vec<u8>>,
+    /// Those, from 1, that are not tasks of ours that are open.
+    closed: Vec<usize>,
+}
+
+/// A chunk as the script gives it.
+type TakenOfList = (String, String, usize, Vec<Vec<u8>>, Vec<usize>);
 
 /// Renews a batch of leases: until when each is held, 1970 for one that is lost.
 pub(super) async fn renew(shared: Arc<Shared>, items: Vec<(String, Duration)>) -> Result<Vec<Timestamp>> {
@@ -45,7 +59,7 @@ impl RedisBroker {
         let shared = &self.shared;
         let pushed = self.watch.pushed();
         let mut call = shared.call(&shared.scripts.reserve);
-        call.arg(most.min(BATCH)).arg(millis(visibility));
+        call.arg(most.min(BATCH)).arg(millis(visibility)).arg(&shared.who);
         let beside: Vec<_> = shared.queues.beside().collect();
         call.arg(beside.len());
         for (tenant, queue) in beside {
@@ -54,9 +68,9 @@ impl RedisBroker {
         for tenant in &pushed {
             call.arg(tenant);
         }
-        let answer =
-            shared.redis.script::<(i64, i64, Vec<(String, Vec<u8>)>, Vec<redis::Value>, Vec<String>)>(LEASE, &call);
-        let (now, soonest, expired, leases, drained) = match answer.await {
+        type Answer = (i64, i64, Vec<(String, Vec<u8>)>, u64, Vec<TakenOfList>, Vec<String>);
+        let answer: Result<Answer> = shared.redis.script(LEASE, &call).await;
+        let (now, soonest, expired, call, chunks, drained) = match answer {
             Ok(answer) => answer,
             Err(e) => {
                 // it may not have run: they are looked at again
@@ -64,67 +78,80 @@ impl RedisBroker {
                 return Err(e);
             }
         };
-        let leases = leases.chunks_exact(4).map(|four| {
-            let text = |i: usize| four.get(i).and_then(|v| String::from_redis_value_ref(v).ok());
-            let message = four.get(2).and_then(|v| Vec::<u8>::from_redis_value_ref(v).ok());
-            Some((text(0)?, text(1)?, message?, text(3)?))
-        });
-        let leases = leases.collect::<Option<Vec<_>>>().ok_or_else(|| corrupt(LEASE, "answer"))?;
+        let chunk = |(tenant, queue, before, messages, closed): TakenOfList| {
+            let tenant = TenantId::parse(&tenant).map_err(|_| corrupt(LEASE, "tenant"))?;
+            Ok(Chunk { tenant, queue, before, messages, closed })
+        };
+        let chunks = chunks.into_iter().map(chunk).collect::<Result<_>>()?;
         let soonest = u64::try_from(soonest).ok().map(Duration::from_millis);
-        Ok(Reserved { now: at(now), soonest, expired, leases, drained })
+        Ok(Reserved { now: at(now), soonest, expired, call, chunks, drained })
     }
 
     /// The leases that this worker can run; what it cannot goes where it belongs.
-    async fn fit(&self, request: &LeaseRequest, reserved: Vec<Reservation>, now: Timestamp) -> Result<Vec<Lease>> {
-        let until = now.after(request.visibility);
-        let mut leases = Vec::with_capacity(reserved.len());
-        for (tag, queue, message, ended) in &reserved {
-            let (fence, tenant, field) = parse_tag(tag).ok_or_else(|| corrupt(LEASE, "tag"))?;
-            let taken = Taken { tag, tenant: &tenant, field: &field, queue, message };
-            let read = match Read::of(&self.shared, &tenant, message) {
-                Ok(read) => read,
-                Err(refused) => {
-                    self.quarantine(&taken, refused, None).await?;
-                    continue;
-                }
-            };
-            let early = read.envelope.eta.filter(|eta| *eta > now);
-            let name = handler_name(&read.envelope).filter(|name| request.names.contains(name));
-            let refused = match (&name, early) {
-                _ if !ended.is_empty() && read.sealed.is_some() => Some(Refused::Replayed),
-                _ if read.envelope.expires.is_some_and(|t| t <= now) => Some(Refused::Expired),
-                (_, Some(eta)) => {
-                    let deferred = taken.deferred(&read, eta.since(now));
-                    self.settlements.call(LEASE, deferred).await?;
-                    continue;
-                }
-                (None, None) => {
-                    self.settlements.call(LEASE, taken.deferred(&read, NO_HANDLER)).await?;
-                    continue;
-                }
-                _ => None,
-            };
-            let lease = match (refused, name) {
-                (None, Some(name)) => self.shared.to_lease(&tenant, queue, name, &read, fence, (now, until)),
-                (refused, _) => Err(refused.unwrap_or(Refused::Unsealed)),
-            };
-            match lease {
-                Ok(lease) => {
-                    let foreign = read.sealed.is_none();
-                    let held = Held {
-                        tag: tag.clone(),
-                        field: field.clone(),
-                        envelope: read.envelope,
-                        foreign,
-                        lost: lease.lost.clone(),
-                    };
-                    self.shared.held.keep(fence, until, held);
-                    leases.push(lease);
-                }
-                Err(refused) => self.quarantine(&taken, refused, Some(&read)).await?,
+    async fn fit(&self, request: &LeaseRequest, reserved: &Reserved) -> Result<Vec<Lease>> {
+        let mut leases = Vec::new();
+        for chunk in &reserved.chunks {
+            for (i, message) in chunk.messages.iter().enumerate() {
+                let open = !chunk.closed.contains(&(i + 1));
+                leases.extend(self.fit_one(request, reserved, chunk, (chunk.before + i, message, open)).await?);
             }
         }
         Ok(leases)
+    }
+
+    async fn fit_one(
+        &self,
+        request: &LeaseRequest,
+        reserved: &Reserved,
+        chunk: &Chunk,
+        (place, message, open): (usize, &[u8], bool),
+    ) -> Result<Option<Lease>> {
+        let (shared, Chunk { tenant, queue, .. }) = (&self.shared, chunk);
+        let (now, until) = (reserved.now, reserved.now.after(request.visibility));
+        let place = u8::try_from(place).map_err(|_| corrupt(LEASE, "place"))?;
+        let id = forge_id(message).unwrap_or("-");
+        let tag = tag(shared.queues.principal(queue).is_some(), reserved.call, place, tenant.as_str(), id, &shared.who);
+        let field = if id == "-" { tag.clone() } else { id.to_owned() };
+        let taken = Taken { tag: &tag, tenant, field: &field, queue, message };
+        let read = match Read::of(shared, tenant, message) {
+            Ok(read) => read,
+            Err(refused) => return self.quarantine(&taken, refused, None).await.map(|()| None),
+        };
+        let origin = match self.origin(tenant, &read, open).await? {
+            Some(origin) => origin,
+            None => return self.quarantine(&taken, Refused::Replayed, Some(&read)).await.map(|()| None),
+        };
+        if read.envelope.expires.is_some_and(|t| t <= now) {
+            return self.quarantine(&taken, Refused::Expired, Some(&read)).await.map(|()| None);
+        }
+        let early = read.envelope.eta.map(|eta| eta.since(now)).filter(|left| !left.is_zero());
+        let name = handler_name(&read.envelope).filter(|name| request.names.contains(name));
+        let (Some(name), None) = (name, early) else {
+            let deferred = taken.deferred(&read, early.unwrap_or(NO_HANDLER));
+            return self.settlements.call(LEASE, deferred).await.map(|_| None);
+        };
+        let fence = fence(reserved.call, place);
+        match shared.to_lease(tenant, queue, name, &read, fence, (now, until)) {
+            Ok(lease) => {
+                let held = Held { tag, field, envelope: read.envelope, origin, lost: lease.lost.clone() };
+                shared.held.keep(fence, until, held);
+                Ok(Some(lease))
+            }
+            Err(refused) => self.quarantine(&taken, refused, Some(&read)).await.map(|()| None),
+        }
+    }
+
+    /// Where a task comes from; nothing for one that has ended before.
+    async fn origin(&self, tenant: &TenantId, read: &Read, open: bool) -> Result<Option<Origin>> {
+        let Some(sealed) = &read.sealed else { return Ok(Some(Origin::Foreign)) };
+        if is_ours(&read.envelope.id) {
+            return Ok(Some(Origin::Ours).filter(|_| open));
+        }
+        let mut ended = cmd("ZSCORE");
+        ended.arg(self.shared.key(tenant, "ended")).arg(read.id.to_string());
+        let ended: Option<f64> = self.shared.redis.query(LEASE, &ended).await?;
+        let until = sealed.claimed_not_after().unwrap_or(at(0));
+        Ok(Some(Origin::Sealed { until }).filter(|_| ended.is_none()))
     }
 }
 
@@ -139,10 +166,10 @@ impl Broker for RedisBroker {
         for _ in 0..ROUNDS {
             let reserved = self.reserve(request.max, request.visibility).await?;
             self.shared.held.sweep(reserved.now);
-            self.watch.drained(reserved.drained, reserved.soonest);
-            let (lost, taken) = (!reserved.expired.is_empty(), !reserved.leases.is_empty());
+            self.watch.drained(&reserved.drained, reserved.soonest);
+            let (lost, taken) = (!reserved.expired.is_empty(), !reserved.chunks.is_empty());
+            let leases = self.fit(request, &reserved).await?;
             self.reap(reserved.expired).await?;
-            let leases = self.fit(request, reserved.leases, reserved.now).await?;
             if !leases.is_empty() || !(lost || taken) {
                 return Ok(leases);
             }

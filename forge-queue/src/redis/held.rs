@@ -16,10 +16,23 @@ pub(super) struct Held {
     /// The field of the tenant's `run`.
     pub(super) field: String,
     pub(super) envelope: Envelope,
-    /// No seal of ours: another program's task.
-    pub(super) foreign: bool,
+    pub(super) origin: Origin,
     /// Tells the worker that it lost the lease.
     pub(super) lost: CancellationToken,
+}
+
+/// Where a task comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// Queued by Forge: it is open until it ends, and its record says so.
+    Ours,
+    /// Sealed by somebody else who has the key, such as a Python producer; that it ended is remembered until the seal is past its time.
+    Sealed {
+        /// When that is.
+        until: Timestamp,
+    },
+    /// Without a seal, in a queue that is bound.
+    Foreign,
 }
 
 /// By fence.

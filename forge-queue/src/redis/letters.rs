@@ -2,12 +2,13 @@
 
 use async_trait::async_trait;
 use data_encoding::BASE64;
+use forge_core::queue::TaskQueue;
 use forge_core::{Digest, Error, ErrorKind, ExecutionContext, Result, TaskId, TenantId, Timestamp};
 use forge_redis::redis::cmd;
 use serde::{Deserialize, Serialize};
 
-use super::message::{Read, attempt, record};
-use super::{RedisBroker, Shared, at, corrupt, seconds};
+use super::message::{Read, record};
+use super::{RedisBroker, Shared, at, corrupt};
 use crate::celery::{meta_key, queue_for};
 use crate::dead::{DeadLetter, DeadLetters, LetterFilter};
 
@@ -148,12 +149,8 @@ impl DeadLetters for RedisBroker {
         const OP: &str = "queue.replay";
         let (shared, tenant) = (&self.shared, ctx.tenant());
         let Some(stored) = self.stored(OP, tenant, id).await? else {
-            let mut known = cmd("EXISTS");
-            known.arg(shared.key(tenant, format_args!("task:{id}")));
-            return Err(match shared.redis.query::<bool>(OP, &known).await? {
-                true => Error::new(ErrorKind::Conflict, OP, "the task is not a dead letter"),
-                false => Error::not_found(OP, "no such task"),
-            });
+            self.status(ctx, id).await?;
+            return Err(Error::new(ErrorKind::Conflict, OP, "the task is not a dead letter"));
         };
         let message = BASE64.decode(stored.message.as_bytes()).map_err(|_| corrupt(OP, "message"))?;
         let read = Read::of(shared, tenant, &message).map_err(|refused| {
@@ -161,11 +158,10 @@ impl DeadLetters for RedisBroker {
         })?;
         let mut envelope = read.envelope;
         envelope.routing_key.clone_from(&stored.queue);
-        let (envelope, lifetime) = self.again(ctx, envelope)?;
-        let stays = seconds(lifetime).saturating_add(seconds(shared.options.result_ttl));
+        let envelope = self.again(ctx, envelope)?;
         let mut call = shared.call(&shared.scripts.replay);
         call.arg(tenant.as_str()).arg(id.to_string()).arg(queue_for(&stored.queue, envelope.priority));
-        call.arg(envelope.to_bytes()).arg(record('R', attempt(&envelope) - 1, &envelope.task)).arg(stays);
+        call.arg(envelope.to_bytes()).arg(record(0, &envelope.task));
         call.arg(meta_key(&envelope.id));
         match shared.redis.script(OP, &call).await? {
             true => Ok(()),
@@ -178,8 +174,7 @@ impl DeadLetters for RedisBroker {
         let mut purge = forge_redis::redis::pipe();
         purge.atomic().cmd("ZREM").arg(shared.key(tenant, "dead")).arg(id.to_string());
         purge.cmd("HDEL").arg(shared.key(tenant, "letters")).arg(id.to_string());
-        purge.cmd("DEL").arg(shared.key(tenant, format_args!("task:{id}")));
-        let (was, _, _): (bool, i64, i64) = shared.redis.pipeline("queue.purge", &purge).await?;
+        let (was, _): (bool, i64) = shared.redis.pipeline("queue.purge", &purge).await?;
         Ok(was)
     }
 }

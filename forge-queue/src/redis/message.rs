@@ -92,8 +92,14 @@ impl Read {
 
 /// The id that a tenant sees; other programs' ids may be any text.
 pub(super) fn task_id(tenant: &TenantId, id: &str) -> TaskId {
-    let uuid = TaskId::parse(id).ok().filter(|uuid| uuid.to_string() == id);
+    let plain = id.len() == 36 && !id.bytes().any(|b| b.is_ascii_uppercase());
+    let uuid = TaskId::parse(id).ok().filter(|_| plain);
     uuid.unwrap_or_else(|| TaskId::derived(&[b"celery", tenant.as_str().as_bytes(), id.as_bytes()]))
+}
+
+/// Whether it is an id that Forge gave: those are UUIDv7, and such a task is open or has ended. The id is under the seal.
+pub(super) fn is_ours(id: &str) -> bool {
+    id.len() == 36 && id.as_bytes().get(14) == Some(&b'7')
 }
 
 /// Tries begun, with the one that a lease would be.
@@ -117,16 +123,15 @@ fn number(envelope: &Envelope, header: &str) -> Option<u32> {
     envelope.extra.get(header).and_then(Value::as_u64).map(|n| u32::try_from(n).unwrap_or(u32::MAX))
 }
 
-/// The record of a task: state, tries begun, name.
-pub(super) fn record(state: char, attempts: u32, name: &str) -> String {
-    format!("{state}|{attempts}|{name}")
+/// The record of a task that is open: tries begun, name.
+pub(super) fn record(attempts: u32, name: &str) -> String {
+    format!("{attempts} {name}")
 }
 
-/// State, tries begun and name from a record.
-pub(super) fn parse_record(record: &str) -> Option<(char, u32, &str)> {
-    let mut parts = record.splitn(3, '|');
-    let (state, attempts) = (parts.next()?.chars().next()?, parts.next()?.parse().ok()?);
-    Some((state, attempts, parts.next()?))
+/// Tries begun and name from a record.
+pub(super) fn parse_record(record: &str) -> Option<(u32, &str)> {
+    let (attempts, name) = record.split_once(' ')?;
+    Some((attempts.parse().ok()?, name))
 }
 
 impl RedisBroker {
@@ -148,14 +153,14 @@ impl RedisBroker {
     }
 
     /// The same task for another round, as the caller and with all its tries.
-    pub(super) fn again(&self, ctx: &ExecutionContext, mut envelope: Envelope) -> Result<(Envelope, Duration)> {
+    pub(super) fn again(&self, ctx: &ExecutionContext, mut envelope: Envelope) -> Result<Envelope> {
         let lifetime = Duration::from_secs(number(&envelope, LIFETIME).unwrap_or(24 * 3600).into());
         let until = self.shared.clock.now().after(lifetime);
         envelope.retries = 0;
         envelope.eta = None;
         envelope.extra.remove(LOST);
         envelope.expires = Some(until);
-        Ok((self.shared.seal("queue.replay", ctx, envelope, until)?, lifetime))
+        self.shared.seal("queue.replay", ctx, envelope, until)
     }
 }
 

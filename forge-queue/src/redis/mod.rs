@@ -13,7 +13,8 @@
 //! | `forge:leases` | leases by the time at which they run out |
 //! | `forge:ready`, `forge:vtime`, `forge:v` | start-time fair queueing: tenants by virtual time |
 //! | `forge:due`, `forge:throttled`, `forge:blocked` | tenants that wait for a time, for a token, for something else |
-//! | `forge:<tenant>:{task:<id>, unique:<key>, delayed, run, config, dead, letters}` | what belongs to one tenant |
+//! | `forge:held` | the messages of leases, of queues that no Celery worker serves |
+//! | `forge:<tenant>:{open, run, delayed, unique:<key>, config, ended, dead, letters}` | what belongs to one tenant |
 //!
 //! Every change is one script, so a worker that dies between two lines loses nothing: a message is in a list, in a lease, in the delayed
 //! set or among the dead letters, and never in two of them.
@@ -69,6 +70,8 @@ struct Shared {
     queues: Queues,
     options: Options,
     held: Arc<HeldTasks>,
+    /// Names this process in its leases, for whoever looks at them.
+    who: String,
 }
 
 /// How long things stay, and how large they may be.
@@ -114,7 +117,8 @@ impl RedisBroker {
     ) -> Self {
         let held = Arc::<HeldTasks>::default();
         let watch = Arc::new(Watch::new(redis.clone(), queues.clone(), clock.clone(), held.clone()));
-        let shared = Arc::new(Shared { redis, keyring, clock, scripts: Scripts::new(), queues, options, held });
+        let who = format!("{:016x}", fastrand::u64(..));
+        let shared = Arc::new(Shared { redis, keyring, clock, scripts: Scripts::new(), queues, options, held, who });
         let (a, b, c) = (shared.clone(), shared.clone(), shared.clone());
         Self {
             enqueues: Arc::new(Batcher::new(BATCH, move |items| produce::push(a.clone(), items))),

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use forge_core::error::ErrorReport;
 use forge_core::queue::{NewTask, QueueCapability, QueueDepth, TaskQueue, TaskState, TaskStatus};
 use forge_core::{Error, ErrorKind, ExecutionContext, Result, Slug, TaskId, TenantId};
 use forge_redis::redis::Pipeline;
@@ -25,8 +24,7 @@ pub(super) struct Queued {
     list: String,
     message: Vec<u8>,
     record: String,
-    /// Seconds that the record stays.
-    stays: u64,
+    /// Seconds that it stays, and the key; or nothing.
     unique: String,
     /// In ms; 0 for now.
     due: i64,
@@ -45,7 +43,7 @@ pub(super) async fn push(shared: Arc<Shared>, items: Vec<Queued>) -> Result<Vec<
         call.arg(tenant.as_str());
         for item in places.iter().filter_map(|i| items.get(*i)) {
             call.arg(item.id.to_string()).arg(&item.list).arg(&item.message).arg(&item.record);
-            call.arg(item.stays).arg(&item.unique).arg(item.due);
+            call.arg(&item.unique).arg(item.due);
         }
         let ids: Vec<String> = shared.redis.script(ENQUEUE, &call).await?;
         for (place, id) in places.into_iter().zip(ids) {
@@ -76,9 +74,8 @@ impl TaskQueue for RedisBroker {
             id,
             list: queue_for(&queue, envelope.priority),
             message,
-            record: record('R', 0, task.name.as_str()),
-            stays: seconds(task.expires).saturating_add(seconds(shared.options.result_ttl)),
-            unique: task.unique.as_ref().map(|k| k.as_str().to_owned()).unwrap_or_default(),
+            record: record(0, task.name.as_str()),
+            unique: task.unique.map(|k| format!("{} {}", seconds(task.expires), k.as_str())).unwrap_or_default(),
             due: if task.delay.is_zero() { 0 } else { now.after(task.delay).as_millis() },
         };
         match self.enqueues.call(ENQUEUE, queued).await? {
@@ -91,41 +88,46 @@ impl TaskQueue for RedisBroker {
         const OP: &str = "queue.status";
         let (shared, tenant) = (&self.shared, ctx.tenant());
         let mut look = Pipeline::new();
-        look.cmd("GET").arg(shared.key(tenant, format_args!("task:{id}")));
+        look.cmd("HGET").arg(shared.key(tenant, "open")).arg(id.to_string());
         look.cmd("HEXISTS").arg(shared.key(tenant, "run")).arg(id.to_string());
         look.cmd("GET").arg(shared.redis.key(meta_key(&id.to_string())));
         let (record, leased, result): (Option<String>, bool, Option<Vec<u8>>) =
             shared.redis.pipeline(OP, &look).await?;
-        let record = record.ok_or_else(|| Error::not_found(OP, "no such task"))?;
-        let (state, attempts, name) = parse_record(&record).ok_or_else(|| corrupt(OP, "record"))?;
-        let name = Slug::parse(name).map_err(|_| corrupt(OP, "name"))?;
-        let state = match state {
-            'R' if leased => TaskState::Leased,
-            'R' => TaskState::Ready,
-            'C' => TaskState::Cancelled,
-            'D' => TaskState::Dead { report: self.report(tenant, id).await? },
-            _ => match self.answer(tenant, result)? {
-                Some(result) => TaskState::Succeeded { result },
-                None => return Err(Error::not_found(OP, "the task was done; its result was kept no longer")),
-            },
-        };
-        let attempts = attempts + u32::from(state == TaskState::Leased);
-        Ok(TaskStatus { id, name, attempts, state })
+        if let Some(record) = record {
+            let (begun, name) = parse_record(&record).ok_or_else(|| corrupt(OP, "record"))?;
+            let name = Slug::parse(name).map_err(|_| corrupt(OP, "name"))?;
+            let state = if leased { TaskState::Leased } else { TaskState::Ready };
+            return Ok(TaskStatus { id, name, attempts: begun + u32::from(leased), state });
+        }
+        if let Some(letter) = self.letter(OP, tenant, id).await? {
+            let name = Slug::parse(&letter.name).map_err(|_| corrupt(OP, "name"))?;
+            return Ok(TaskStatus {
+                id,
+                name,
+                attempts: letter.attempts,
+                state: TaskState::Dead { report: letter.report },
+            });
+        }
+        self.ended(tenant, id, result)?.ok_or_else(|| Error::not_found(OP, "no such task, or none any more"))
     }
 
     async fn cancel(&self, ctx: &ExecutionContext, id: TaskId) -> Result<bool> {
         const OP: &str = "queue.cancel";
         let (shared, tenant) = (&self.shared, ctx.tenant());
         let revoked = ResultState::Revoked { reason: Revocation::Revoked };
-        let result = shared.result(tenant, id.to_string(), revoked);
+        let mut open = Pipeline::new();
+        open.cmd("HGET").arg(shared.key(tenant, "open")).arg(id.to_string());
+        let (record,): (Option<String>,) = shared.redis.pipeline(OP, &open).await?;
+        let Some((begun, name)) = record.as_deref().and_then(parse_record) else {
+            // there and ended, or not there
+            return self.status(ctx, id).await.map(|_| false);
+        };
+        let mut result = shared.result(tenant, id.to_string(), revoked);
+        told(&mut result, name, begun);
         let mut call = shared.call(&shared.scripts.cancel);
         call.arg(tenant.as_str()).arg(id.to_string()).arg(meta_key(&id.to_string()));
         call.arg(result.to_json()).arg(seconds(shared.options.result_ttl));
-        match shared.redis.script::<i64>(OP, &call).await? {
-            1 => Ok(true),
-            0 => Ok(false),
-            _ => Err(Error::not_found(OP, "no such task")),
-        }
+        shared.redis.script(OP, &call).await
     }
 
     async fn depth(&self, ctx: &ExecutionContext) -> Result<QueueDepth> {
@@ -151,22 +153,33 @@ impl TaskQueue for RedisBroker {
 }
 
 impl RedisBroker {
-    /// The answer in a stored result of this tenant's; whoever can write to the server could put another's there.
-    fn answer(&self, tenant: &TenantId, result: Option<Vec<u8>>) -> Result<Option<serde_json::Value>> {
+    /// A task that ended, from its stored result. Whoever can write to the server could put another tenant's there.
+    fn ended(&self, tenant: &TenantId, id: TaskId, result: Option<Vec<u8>>) -> Result<Option<TaskStatus>> {
+        const OP: &str = "queue.status";
         let Some(raw) = result else { return Ok(None) };
-        let result =
-            TaskResult::parse(&raw, &self.shared.options.limits).map_err(|_| corrupt("queue.status", "result"))?;
-        let theirs = result.extra.get("forge") == Some(&json!(tenant.as_str()));
-        match result.state {
-            ResultState::Success { result } if theirs => Ok(Some(result)),
-            _ => Ok(None),
+        let result = TaskResult::parse(&raw, &self.shared.options.limits).map_err(|_| corrupt(OP, "result"))?;
+        if result.extra.get(TENANT) != Some(&json!(tenant.as_str())) {
+            return Ok(None);
         }
+        let name = result.extra.get("name").and_then(|n| Slug::parse(n.as_str()?).ok());
+        let attempts = result.extra.get("retries").and_then(|n| u32::try_from(n.as_u64()?).ok()).unwrap_or(0);
+        let (name, state) = match (name, result.state) {
+            (Some(name), ResultState::Success { result }) => (name, TaskState::Succeeded { result }),
+            (Some(name), ResultState::Revoked { .. }) => (name, TaskState::Cancelled),
+            _ => return Ok(None),
+        };
+        let begun = u32::from(!matches!(state, TaskState::Cancelled));
+        Ok(Some(TaskStatus { id, name, attempts: attempts + begun, state }))
     }
+}
 
-    async fn report(&self, tenant: &TenantId, id: TaskId) -> Result<ErrorReport> {
-        let letter = self.letter("queue.status", tenant, id).await?;
-        letter.map(|l| l.report).ok_or_else(|| Error::not_found("queue.status", "the dead letter was purged"))
-    }
+/// Whose a result is.
+const TENANT: &str = "forge";
+
+/// Adds what Celery keeps in a result under `result_extended`.
+pub(super) fn told(result: &mut TaskResult, name: &str, retries: u32) {
+    result.extra.insert("name".to_owned(), name.into());
+    result.extra.insert("retries".to_owned(), retries.into());
 }
 
 impl Shared {
@@ -174,7 +187,7 @@ impl Shared {
     pub(super) fn result(&self, tenant: &TenantId, id: String, state: ResultState) -> TaskResult {
         let mut result = TaskResult::new(id, state, self.clock.now());
         result.children = Some(Vec::new());
-        result.extra.insert("forge".to_owned(), tenant.as_str().into());
+        result.extra.insert(TENANT.to_owned(), tenant.as_str().into());
         result
     }
 }

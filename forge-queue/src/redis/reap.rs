@@ -3,7 +3,8 @@
 use forge_core::{Result, Slug, TaskId, TenantId};
 
 use super::letters::Given;
-use super::message::{Read, Refused, attempt, lost, max_retries, record};
+use super::message::{Read, Refused, attempt, is_ours, lost, max_retries, record};
+use super::queues::own;
 use super::settle::{Settlement, Then};
 use super::{RedisBroker, Shared};
 use crate::celery::{Envelope, ResultState, Revocation, queue_for};
@@ -12,12 +13,28 @@ use std::time::Duration;
 /// How long a task rests that this worker has no handler for: another may have one.
 pub(super) const NO_HANDLER: Duration = Duration::from_secs(5);
 
-/// A tag's parts: fence, tenant, and the field in the tenant's `run`.
-pub(super) fn parse_tag(tag: &str) -> Option<(u64, TenantId, String)> {
-    let mut parts = tag.strip_prefix("f:")?.splitn(3, ':');
-    let (fence, tenant, id) = (parts.next()?.parse().ok()?, parts.next()?, parts.next()?);
+/// The tag of a lease: the number of the call and of the task in it, whose it is, which task, and who took it, so that it has more than
+/// 64 bytes: of shorter ones Redis makes lists that it searches from the front. Those that begin with `k` lie where kombu keeps its own.
+pub(super) fn tag(shared_with_kombu: bool, call: u64, place: u8, tenant: &str, id: &str, who: &str) -> String {
+    let kind = if shared_with_kombu { 'k' } else { 'f' };
+    format!("{kind}:{call}.{}:{tenant}:{id}:{who}", char::from(FIRST_PLACE.saturating_add(place)))
+}
+
+/// The place in a call as a character, as the script writes it.
+const FIRST_PLACE: u8 = 48;
+
+/// The fence of a lease.
+pub(super) fn fence(call: u64, place: u8) -> u64 {
+    call.saturating_mul(128).saturating_add(u64::from(place))
+}
+
+/// Whose a tag's lease is, and its field in the tenant's `run`.
+pub(super) fn parse_tag(tag: &str) -> Option<(TenantId, String)> {
+    let mut parts = tag.split(':');
+    let (_, _, tenant, id) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+    parts.next()?;
     let field = if id == "-" { tag } else { id };
-    Some((fence, TenantId::parse(tenant).ok()?, field.to_owned()))
+    Some((TenantId::parse(tenant).ok()?, field.to_owned()))
 }
 
 /// Message and queue from a value of kombu's `unacked`: `[<envelope>, "<exchange>", "<routing key>"]`.
@@ -47,6 +64,7 @@ impl Taken<'_> {
             tenant: self.tenant.clone(),
             id,
             record,
+            remember: None,
             result: None,
             careful: true,
             then,
@@ -64,9 +82,16 @@ impl RedisBroker {
     /// Puts tasks back whose leases ran out, with their tries counted, or gives them up.
     pub(super) async fn reap(&self, expired: Vec<(String, Vec<u8>)>) -> Result<()> {
         for (tag, value) in expired {
-            let (Some((_, tenant, field)), Some((message, queue))) = (parse_tag(&tag), parse_unacked(&value)) else {
+            let Some((tenant, field)) = parse_tag(&tag) else {
                 tracing::error!("a lease that nobody can read is left; was it written by another program?");
                 continue;
+            };
+            let (message, queue) = match tag.starts_with('k') {
+                true => match parse_unacked(&value) {
+                    Some(parts) => parts,
+                    None => continue,
+                },
+                false => (value.as_slice(), own(&tenant)),
             };
             let taken = Taken { tag: &tag, tenant: &tenant, field: &field, queue: &queue, message };
             match Read::of(&self.shared, &tenant, message) {
@@ -76,12 +101,11 @@ impl RedisBroker {
                 }
                 Ok(read) => {
                     let tries = attempt(&read.envelope);
-                    let name = read.envelope.task.clone();
+                    let ours = is_ours(&read.envelope.id) && read.sealed.is_some();
+                    let record = if ours { record(tries, &read.envelope.task) } else { String::new() };
                     let list = queue_for(&queue, read.envelope.priority);
                     let then = Then::Front { list, message: lost(read.envelope).to_bytes() };
-                    self.settlements
-                        .call("queue.lease", taken.settlement(read.id, record('R', tries, &name), then))
-                        .await?;
+                    self.settlements.call("queue.lease", taken.settlement(read.id, record, then)).await?;
                 }
             }
         }
@@ -110,8 +134,7 @@ impl RedisBroker {
             attempts,
         };
         let letter = shared.letter(&given, shared.clock.now()).await?;
-        let record = own.map(|r| record('D', attempts, &r.envelope.task)).unwrap_or_default();
-        let mut settlement = taken.settlement(id, record, Then::Dead { id, letter });
+        let mut settlement = taken.settlement(id, String::new(), Then::Dead { id, letter });
         settlement.result = envelope.filter(|_| refused == Refused::Expired).map(|e| shared.expired(tenant, e));
         self.settlements.call("queue.lease", settlement).await.map(|_| ())
     }
@@ -134,12 +157,15 @@ mod tests {
 
     #[test]
     fn a_tag_says_whose_the_lease_is() {
-        let (fence, tenant, field) = parse_tag("f:7:acme:1db5982d-e505-425a-b8b6-d5ce35897a4c").unwrap();
-        assert_eq!((fence, tenant.as_str(), field.as_str()), (7, "acme", "1db5982d-e505-425a-b8b6-d5ce35897a4c"));
-        assert_eq!(parse_tag("f:7:acme:-").unwrap().2, "f:7:acme:-");
-        for foreign in ["", "30a75b3f-0000-0000-0000-000000000000", "f:x:acme:-", "f:7:ACME:-", "f:7:acme"] {
-            assert!(parse_tag(foreign).is_none(), "{foreign}");
+        let id = "1db5982d-e505-425a-b8b6-d5ce35897a4c";
+        let (tenant, field) = parse_tag(&tag(false, 7, 63, "acme", id, "0f")).unwrap();
+        assert_eq!((tenant.as_str(), field.as_str()), ("acme", id));
+        let foreign = tag(true, 7, 0, "acme", "-", "0f");
+        assert_eq!((foreign.as_str(), parse_tag(&foreign).unwrap().1), ("k:7.0:acme:-:0f", foreign.clone()));
+        for other in ["", id, "f:7.0:ACME:-:0", "f:7.0:acme", "f:7.0:acme:-"] {
+            assert!(parse_tag(other).is_none(), "{other}");
         }
+        assert!(fence(8, 0) > fence(7, 63));
     }
 
     #[test]

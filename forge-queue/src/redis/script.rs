@@ -8,6 +8,7 @@ pub(super) struct Scripts {
     pub(super) reserve: Script,
     pub(super) renew: Script,
     pub(super) settle: Script,
+    pub(super) done: Script,
     pub(super) cancel: Script,
     pub(super) replay: Script,
 }
@@ -20,6 +21,7 @@ impl Scripts {
             reserve: script(include_str!("lua/reserve.lua")),
             renew: script(include_str!("lua/renew.lua")),
             settle: script(include_str!("lua/settle.lua")),
+            done: script(include_str!("lua/done.lua")),
             cancel: script(include_str!("lua/cancel.lua")),
             replay: script(include_str!("lua/replay.lua")),
         }

@@ -1,16 +1,18 @@
 //! How leases end: done, again later, given up.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use forge_core::error::ErrorReport;
 use forge_core::queue::{Lease, Nack};
-use forge_core::{Error, ErrorKind, Result, TaskId, TenantId};
+use forge_core::{Error, ErrorKind, Result, TaskId, TenantId, Timestamp};
 use serde_json::Value;
 
-use super::held::Held;
+use super::held::{Held, Origin};
 use super::letters::Given;
 use super::message::record;
+use super::produce::told;
 use super::{RedisBroker, Shared, millis, seconds};
 use crate::celery::{Exception, ResultState, TaskResult, meta_key, queue_for};
 
@@ -20,8 +22,10 @@ pub(super) struct Settlement {
     pub(super) field: String,
     pub(super) tenant: TenantId,
     pub(super) id: TaskId,
-    /// What the task's record becomes; empty where there is none of ours.
+    /// What the record of a task becomes that stays open; empty for one that ends or has none.
     pub(super) record: String,
+    /// Until when the end is remembered, for a task that has no record.
+    pub(super) remember: Option<Timestamp>,
     pub(super) result: Option<TaskResult>,
     /// Leaves a result that is another tenant's.
     pub(super) careful: bool,
@@ -54,11 +58,52 @@ pub(super) enum Then {
     },
 }
 
+impl Settlement {
+    /// Whether the short script does: a task of ours that is done.
+    fn is_plain(&self) -> bool {
+        matches!(self.then, Then::End)
+            && !self.careful
+            && self.tag.starts_with('f')
+            && self.remember.is_none()
+            && self.result.as_ref().is_none_or(|r| r.task_id == self.field)
+    }
+}
+
 /// Ends a batch of leases; whether each was still held.
 pub(super) async fn settle(shared: Arc<Shared>, items: Vec<Settlement>) -> Result<Vec<bool>> {
-    let now = shared.clock.now();
+    let mut groups: BTreeMap<Option<&TenantId>, Vec<usize>> = BTreeMap::new();
+    for (i, item) in items.iter().enumerate() {
+        groups.entry(Some(&item.tenant).filter(|_| item.is_plain())).or_default().push(i);
+    }
+    let mut outcomes = vec![false; items.len()];
+    for (tenant, places) in groups {
+        let some: Vec<&Settlement> = places.iter().filter_map(|i| items.get(*i)).collect();
+        let held = match tenant {
+            Some(tenant) => done(&shared, tenant, &some).await?,
+            None => all_ways(&shared, &some).await?,
+        };
+        for (place, held) in places.into_iter().zip(held) {
+            if let Some(outcome) = outcomes.get_mut(place) {
+                *outcome = held;
+            }
+        }
+    }
+    Ok(outcomes)
+}
+
+async fn done(shared: &Shared, tenant: &TenantId, items: &[&Settlement]) -> Result<Vec<bool>> {
+    let mut call = shared.call(&shared.scripts.done);
+    call.arg(tenant.as_str()).arg(seconds(shared.options.result_ttl));
+    for item in items {
+        let result = item.result.as_ref().map(TaskResult::to_json).unwrap_or_default();
+        call.arg(&item.tag).arg(&item.field).arg(result);
+    }
+    shared.redis.script("queue.settle", &call).await
+}
+
+async fn all_ways(shared: &Shared, items: &[&Settlement]) -> Result<Vec<bool>> {
     let mut call = shared.call(&shared.scripts.settle);
-    for item in &items {
+    for item in items {
         call.arg(&item.tag).arg(item.tenant.as_str()).arg(&item.field).arg(item.id.to_string()).arg(&item.record);
         match &item.result {
             Some(result) => call.arg(meta_key(&result.task_id)).arg(result.to_json()),
@@ -77,18 +122,20 @@ pub(super) async fn settle(shared: Arc<Shared>, items: Vec<Settlement>) -> Resul
                 call.arg("dead").arg(id.to_string()).arg(letter).arg(shared.options.dead_letters_max).arg(oldest)
             }
         };
+        match item.remember {
+            Some(until) => call.arg(until.as_millis()),
+            None => call.arg(""),
+        };
         call.arg(0);
     }
-    let outcomes: Vec<bool> = shared.redis.script("queue.settle", &call).await?;
-    tracing::trace!(leases = items.len(), took = ?shared.clock.now().since(now), "settled");
-    Ok(outcomes)
+    shared.redis.script("queue.settle", &call).await
 }
 
 impl RedisBroker {
     pub(super) async fn acknowledge(&self, lease: &Lease, result: Value) -> Result<()> {
         const OP: &str = "queue.ack";
         let held = self.holding(OP, lease)?;
-        let mut settlement = self.end(lease, &held, 'S');
+        let mut settlement = self.end(lease, &held);
         settlement.result = Some(self.outcome(lease, &held, ResultState::Success { result }))
             .filter(|_| held.envelope.ignore_result != Some(true));
         self.finish(OP, lease, settlement).await
@@ -104,7 +151,11 @@ impl RedisBroker {
         let settlement = match after {
             Some(after) => {
                 let again = held.envelope.clone().with_retry(held.envelope.retries.saturating_add(1), None);
-                let mut settlement = self.end(lease, &held, 'R');
+                let mut settlement = self.end(lease, &held);
+                settlement.remember = None;
+                if held.origin == Origin::Ours {
+                    settlement.record = record(lease.attempt, lease.name.as_str());
+                }
                 let (exception, traceback) = raised(&report);
                 settlement.result = Some(self.outcome(lease, &held, ResultState::Retry { exception, traceback }));
                 let (list, message) = (queue_for(&lease.queue, again.priority), again.to_bytes());
@@ -113,7 +164,7 @@ impl RedisBroker {
                 settlement
             }
             None => {
-                let mut settlement = self.end(lease, &held, 'D');
+                let mut settlement = self.end(lease, &held);
                 let (exception, traceback) = raised(&report);
                 settlement.result = Some(self.outcome(lease, &held, ResultState::Failure { exception, traceback }));
                 let given = Given {
@@ -143,15 +194,19 @@ impl RedisBroker {
             .ok_or_else(|| lost(operation, lease))
     }
 
-    fn end(&self, lease: &Lease, held: &Held, state: char) -> Settlement {
+    fn end(&self, lease: &Lease, held: &Held) -> Settlement {
         Settlement {
             tag: held.tag.clone(),
             field: held.field.clone(),
             tenant: lease.tenant.clone(),
             id: lease.id,
-            record: record(state, lease.attempt, lease.name.as_str()),
+            record: String::new(),
+            remember: match held.origin {
+                Origin::Sealed { until } => Some(until),
+                Origin::Ours | Origin::Foreign => None,
+            },
             result: None,
-            careful: held.foreign,
+            careful: held.origin == Origin::Foreign,
             then: Then::End,
         }
     }
@@ -159,6 +214,7 @@ impl RedisBroker {
     /// A result, with what Celery keeps beside it.
     fn outcome(&self, lease: &Lease, held: &Held, state: ResultState) -> TaskResult {
         let mut result = self.shared.result(&lease.tenant, held.envelope.id.clone(), state);
+        told(&mut result, lease.name.as_str(), lease.attempt.saturating_sub(1));
         result.group_id.clone_from(&held.envelope.group);
         result.parent_id.clone_from(&held.envelope.parent_id);
         result

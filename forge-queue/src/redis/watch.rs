@@ -95,12 +95,12 @@ impl Watch {
     }
 
     /// These have nothing more, and something is due so long from now.
-    pub(super) fn drained(&self, tenants: Vec<String>, soonest: Option<Duration>) {
+    pub(super) fn drained(&self, tenants: &[String], soonest: Option<Duration>) {
         let now = self.inner.clock.now();
         let mut state = self.inner.state();
         state.due = soonest.map(|left| now.after(left));
         if !tenants.is_empty() {
-            state.to_read.extend(tenants);
+            state.to_read.extend(tenants.iter().cloned());
             self.inner.arm.notify_one();
         }
     }

@@ -6,7 +6,7 @@ if not now then
   now = t[1] * 1000 + math.floor(t[2] / 1000)
 end
 local READY, VTIME, BLOCKED, DUE = P .. 'forge:ready', P .. 'forge:vtime', P .. 'forge:blocked', P .. 'forge:due'
-local LEASES, UNACKED, INDEX = P .. 'forge:leases', P .. 'unacked', P .. 'unacked_index'
+local LEASES, HELD, UNACKED, INDEX = P .. 'forge:leases', P .. 'forge:held', P .. 'unacked', P .. 'unacked_index'
 
 local function of(tenant, what) return P .. 'forge:' .. tenant .. ':' .. what end
 
@@ -19,6 +19,13 @@ local function enter(tenant)
   redis.call('HDEL', VTIME, tenant)
 end
 
+-- a tenant that waited for a task of its own to end goes on
+local function uncap(tenant)
+  if redis.call('HGET', BLOCKED, tenant) ~= 'cap' then return end
+  redis.call('HDEL', BLOCKED, tenant)
+  enter(tenant)
+end
+
 -- puts a task where it waits for its time
 local function delay(tenant, list, due, envelope)
   redis.call('ZADD', of(tenant, 'delayed'), due, list .. '\n' .. envelope)
@@ -27,13 +34,14 @@ end
 
 -- forgets a lease; whether it was still held
 local function release(tenant, tag, field)
-  if redis.call('HDEL', UNACKED, tag) == 0 then return false end
-  redis.call('ZREM', INDEX, tag)
+  if tag:sub(1, 1) == 'k' then
+    if redis.call('HDEL', UNACKED, tag) == 0 then return false end
+    redis.call('ZREM', INDEX, tag)
+  elseif redis.call('HDEL', HELD, tag) == 0 then
+    return false
+  end
   redis.call('ZREM', LEASES, tag)
   redis.call('HDEL', of(tenant, 'run'), field)
-  if redis.call('HGET', BLOCKED, tenant) == 'cap' then
-    redis.call('HDEL', BLOCKED, tenant)
-    enter(tenant)
-  end
+  uncap(tenant)
   return true
 end

@@ -1,37 +1,35 @@
--- ARGV: now, tenant, then seven of each task: id, list, envelope, record, seconds that the record stays, unique key or '',
--- due in ms or 0. Gives an id for each, another's where the unique key is taken, '' where the queue is full.
+-- ARGV: now, tenant, then six of each task: id, list, envelope, record, unique key with the seconds that it stays or '', due in ms or 0.
+-- Gives an id for each, another's where the unique key is taken, '' where the queue is full.
 local tenant = ARGV[2]
+local OPEN = of(tenant, 'open')
 local most = tonumber(redis.call('HGET', of(tenant, 'config'), 'max_length') or 0)
-local waiting
-local function full(list)
-  if most == 0 then return false end
-  if not waiting then
-    waiting = redis.call('ZCARD', of(tenant, 'delayed'))
-    for _, step in ipairs({ '', '\6\0223', '\6\0226', '\6\0229' }) do
-      waiting = waiting + redis.call('LLEN', P .. tenant .. '.default' .. step)
-    end
-  end
-  return waiting >= most
-end
+local room = most > 0 and most - redis.call('HLEN', OPEN)
 
-local ids, pushes = {}, {}
-for i = 3, #ARGV, 7 do
-  local id, list, envelope, record, stays, unique, due = unpack(ARGV, i, i + 6)
+local ids, opened, pushes = {}, {}, {}
+for i = 3, #ARGV, 6 do
+  local id, list, envelope, record, unique, due = unpack(ARGV, i, i + 5)
   local outcome = id
   if unique ~= '' then
-    unique = of(tenant, 'unique:' .. unique)
-    local known = redis.call('GET', unique)
-    local state = known and redis.call('GET', of(tenant, 'task:' .. known))
-    if state and state:sub(1, 1) == 'R' then outcome = known end
+    local stays, name = unique:match('^(%d+) (.+)$')
+    name = of(tenant, 'unique:' .. name)
+    local known = redis.call('GET', name)
+    if known and redis.call('HEXISTS', OPEN, known) == 1 then
+      outcome = known
+    elseif room ~= 0 then
+      redis.call('SET', name, id, 'EX', stays)
+      -- of two in one call with one key, the second is the first
+      redis.call('HSET', OPEN, id, record)
+    end
   end
   if outcome == id then
-    if full(list) then
+    if room == 0 then
       outcome = ''
-    elseif redis.call('SET', of(tenant, 'task:' .. id), record, 'EX', stays, 'NX') then
-      if unique ~= '' then redis.call('SET', unique, id, 'EX', stays) end
-      if waiting then waiting = waiting + 1 end
-      if tonumber(due) > now then
-        delay(tenant, list, due, envelope)
+    else
+      if room then room = room - 1 end
+      opened[#opened + 1] = id
+      opened[#opened + 1] = record
+      if due ~= '0' then
+        delay(tenant, list, tonumber(due), envelope)
       else
         local push = pushes[list]
         if not push then
@@ -44,6 +42,7 @@ for i = 3, #ARGV, 7 do
   end
   ids[#ids + 1] = outcome
 end
+if #opened > 0 then redis.call('HSET', OPEN, unpack(opened)) end
 for list, push in pairs(pushes) do redis.call('LPUSH', P .. list, unpack(push)) end
 if next(pushes) then enter(tenant) end
 redis.call('SADD', P .. 'forge:tenants', tenant)

@@ -1,15 +1,17 @@
 -- Takes tasks that are due and records who has them, in one step, so that none is lost between.
--- ARGV: now, most tasks, length of a lease in ms, n, n times tenant and queue: the queues that are bound to a tenant, then the tenants
--- that may have something because others push to their lists.
--- Gives now, ms until something is due or -1, expired leases (tag, message), leases (tag, queue, message, '1' for one that has ended
--- before), and the tenants that have nothing more.
-local most, lease = tonumber(ARGV[2]), tonumber(ARGV[3])
+-- ARGV: now, most tasks, length of a lease in ms, who takes them, n, n times tenant and queue: the queues that are bound to a tenant, then
+-- the tenants that may have something because others push to their lists.
+-- Gives now, ms until something is due or -1, expired leases (tag, message), the number of this call, what was taken (of each list: tenant,
+-- queue, how many were taken before, messages, and which of them, from 1, are not open), and the tenants that have nothing more.
+local most, lease, who = tonumber(ARGV[2]), tonumber(ARGV[3]), ':' .. ARGV[4]
 local STEPS = { '', '\6\0223', '\6\0226', '\6\0229' }
-local queues, at = {}, 5
-for _ = 1, tonumber(ARGV[4]) do
+local queues, shared, at = {}, {}, 6
+for _ = 1, tonumber(ARGV[5]) do
   local tenant, queue = ARGV[at], ARGV[at + 1]
-  queues[tenant] = queues[tenant] or { tenant .. '.default' }
-  table.insert(queues[tenant], queue)
+  local own = tenant .. '.default'
+  queues[tenant] = queues[tenant] or { own }
+  if queue ~= own then table.insert(queues[tenant], queue) end
+  shared[queue] = true
   at = at + 2
 end
 for i = at, #ARGV do enter(ARGV[i]) end
@@ -37,7 +39,7 @@ end
 -- each is given to one caller, who puts it back with its tries counted; another looks after five seconds
 local expired = {}
 for _, tag in ipairs(redis.call('ZRANGEBYSCORE', LEASES, '-inf', now, 'LIMIT', 0, 64)) do
-  local held = redis.call('HGET', UNACKED, tag)
+  local held = redis.call('HGET', tag:sub(1, 1) == 'k' and UNACKED or HELD, tag)
   if held then
     expired[#expired + 1] = tag
     expired[#expired + 1] = held
@@ -45,59 +47,75 @@ for _, tag in ipairs(redis.call('ZRANGEBYSCORE', LEASES, '-inf', now, 'LIMIT', 0
   else
     -- a worker of Celery gave it back to the queue
     redis.call('ZREM', LEASES, tag)
-    local tenant, field = tag:match('^f:%d+:([^:]+):(.+)$')
-    if tenant then redis.call('HDEL', of(tenant, 'run'), field == '-' and tag or field) end
+    local tenant, id = tag:match('^k:[^:]+:([^:]+):([^:]+):')
+    if tenant then redis.call('HDEL', of(tenant, 'run'), id == '-' and tag or id) end
   end
 end
 
-local leases, drained, runs = {}, {}, {}
-local unacked, index, deadlines = {}, {}, {}
-local taken, fence = 0, tonumber(redis.call('GET', P .. 'forge:fence') or 0)
+local chunks, drained, runs = {}, {}, {}
+local held, unacked, index, deadlines = {}, {}, {}, {}
+local taken = 0
+local call = redis.call('INCR', P .. 'forge:fence')
 local vtime = tonumber(redis.call('GET', P .. 'forge:v') or 0)
--- one in eight begins at the lowest priority, so that it is never starved
-local turn = redis.call('INCR', P .. 'forge:turn')
 local quantum = 1
 if redis.call('ZCARD', READY) == 1 then quantum = most elseif most >= 16 then quantum = 8 end
+-- written once: numbers are dear to turn into text
+local since, until_ = string.format('%.3f', now / 1000), string.format('%d', now + lease)
+
+-- which of these are not tasks of ours that are open
+local function closed(tenant, ids)
+  local found = {}
+  local records = redis.call('HMGET', of(tenant, 'open'), unpack(ids))
+  for i = 1, #ids do
+    if not records[i] then found[#found + 1] = i end
+  end
+  return found
+end
+
+local function record(tenant, queue, messages)
+  local kind = shared[queue] and 'k:' or 'f:'
+  local run = runs[tenant] or {}
+  runs[tenant] = run
+  local first, rest = kind .. call .. '.', ':' .. tenant .. ':'
+  local ids = {}
+  for i, message in ipairs(messages) do
+    -- a message of Forge's begins with its id; see FORGE_PREFIX
+    local id = message:match('^{"forge": "(%x+%-%x+%-%x+%-%x+%-%x+)", "body": "') or '-'
+    ids[i] = id
+    -- the same task may be there twice
+    local tag = first .. string.char(48 + taken) .. rest .. id .. who
+    taken = taken + 1
+    if shared[queue] then
+      unacked[#unacked + 1] = tag
+      unacked[#unacked + 1] = '[' .. message .. ', "", "' .. queue .. '"]'
+      index[#index + 1] = since
+      index[#index + 1] = tag
+    else
+      held[#held + 1] = tag
+      held[#held + 1] = message
+    end
+    deadlines[#deadlines + 1] = until_
+    deadlines[#deadlines + 1] = tag
+    run[#run + 1] = id == '-' and tag or id
+    run[#run + 1] = tag
+  end
+  return ids
+end
 
 local function take(tenant, budget)
   local lists = queues[tenant] or { tenant .. '.default' }
   local got = 0
   for q = 1, #lists do
-    local queue = lists[(q + turn) % #lists + 1]
+    local queue = lists[(q + call) % #lists + 1]
     for s = 1, 4 do
       if got >= budget then return got end
-      local step = STEPS[turn % 8 == 0 and 5 - s or s]
-      local popped = redis.call('RPOP', P .. queue .. step, budget - got)
-      if popped then
-        got = got + #popped
-        local ids, records = {}, {}
-        for i, message in ipairs(popped) do
-          -- a message of Forge's begins with its id; see FORGE_PREFIX
-          if message:sub(1, 11) == '{"forge": "' then ids[i] = message:sub(12, 47) end
-          records[i] = of(tenant, 'task:' .. (ids[i] or ''))
-        end
-        records = redis.call('MGET', unpack(records))
-        for i, message in ipairs(popped) do
-          local state = records[i] and records[i]:sub(1, 1)
-          if state ~= 'C' then
-            taken, fence = taken + 1, fence + 1
-            local tag = 'f:' .. fence .. ':' .. tenant .. ':' .. (ids[i] or '-')
-            leases[#leases + 1] = tag
-            leases[#leases + 1] = queue
-            leases[#leases + 1] = message
-            leases[#leases + 1] = (state == 'S' or state == 'D') and '1' or ''
-            unacked[#unacked + 1] = tag
-            unacked[#unacked + 1] = '[' .. message .. ', "", "' .. queue .. '"]'
-            index[#index + 1] = now / 1000
-            index[#index + 1] = tag
-            deadlines[#deadlines + 1] = now + lease
-            deadlines[#deadlines + 1] = tag
-            local run = runs[tenant] or {}
-            runs[tenant] = run
-            run[#run + 1] = ids[i] or tag
-            run[#run + 1] = tag
-          end
-        end
+      -- one call in eight begins at the lowest priority, so that it is never starved
+      local messages = redis.call('RPOP', P .. queue .. STEPS[call % 8 == 0 and 5 - s or s], budget - got)
+      if messages then
+        got = got + #messages
+        local before = taken
+        local ids = record(tenant, queue, messages)
+        chunks[#chunks + 1] = { tenant, queue, before, messages, closed(tenant, ids) }
       end
     end
   end
@@ -151,10 +169,12 @@ while taken < most do
 end
 
 if taken > 0 then
-  redis.call('SET', P .. 'forge:fence', fence)
   redis.call('SET', P .. 'forge:v', vtime)
-  redis.call('HSET', UNACKED, unpack(unacked))
-  redis.call('ZADD', INDEX, unpack(index))
+  if #held > 0 then redis.call('HSET', HELD, unpack(held)) end
+  if #unacked > 0 then
+    redis.call('HSET', UNACKED, unpack(unacked))
+    redis.call('ZADD', INDEX, unpack(index))
+  end
   redis.call('ZADD', LEASES, unpack(deadlines))
   for tenant, run in pairs(runs) do redis.call('HSET', of(tenant, 'run'), unpack(run)) end
 end
@@ -167,4 +187,4 @@ for _, times in ipairs({ DUE, THROTTLED, LEASES }) do
     if soonest < 0 or left < soonest then soonest = left end
   end
 end
-return { now, soonest, expired, leases, drained }
+return { now, soonest, expired, call, chunks, drained }

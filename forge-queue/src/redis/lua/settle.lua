@@ -1,15 +1,18 @@
--- Ends leases. ARGV: now, then of each: tag, tenant, field in the run hash, record key's id, record, result key, result, seconds that the
--- result stays, '1' if another tenant's result is not to be written over, how it goes on, four words for that, n, n times list and envelope.
--- How it goes on: 'end'; 'front' and 'back' (list, envelope); 'later' (list, envelope, ms); 'dead' (id, letter, most letters, ms that
--- they stay). Gives 1 for each that was held, 0 for the others, which are left as they are.
+-- Ends leases. ARGV: now, then of each: tag, tenant, field in the run hash, id, record, result key, result, seconds that the result stays,
+-- '1' if another tenant's result is not to be written over, how it goes on, four words for that, until when in ms the end of the task is
+-- remembered or '', n, n times list and envelope.
+-- How it goes on: 'end'; 'front' and 'back' (list, envelope); 'later' (list, envelope, ms); 'dead' (id, letter, most letters, ms that they
+-- stay). A record that is not empty becomes that of a task of ours that is open; 'end' and 'dead' without one
+-- close it.
+-- Gives 1 for each that was held, 0 for the others, which are left as they are.
 local outcomes, i = {}, 2
 while i <= #ARGV do
-  local tag, tenant, field, id, record, key, result, stays, careful, how, a, b, c, d, pushes = unpack(ARGV, i, i + 14)
-  i = i + 15
+  local tag, tenant, field, id, record, key, result, stays, careful, how, a, b, c, d, keep, pushes = unpack(ARGV, i, i + 15)
+  i = i + 16
   local held = release(tenant, tag, field)
   outcomes[#outcomes + 1] = held and 1 or 0
   if held then
-    if record ~= '' then redis.call('SET', of(tenant, 'task:' .. id), record, 'KEEPTTL', 'XX') end
+    if record ~= '' then redis.call('HSET', of(tenant, 'open'), id, record) end
     if result ~= '' then
       local mine = true
       if careful == '1' then
@@ -19,6 +22,13 @@ while i <= #ARGV do
       if mine then
         redis.call('SET', P .. key, result, 'EX', stays)
         redis.call('PUBLISH', P .. key, result)
+      end
+    end
+    if how == 'end' or how == 'dead' then
+      if record == '' then redis.call('HDEL', of(tenant, 'open'), id) end
+      if keep ~= '' then
+        redis.call('ZADD', of(tenant, 'ended'), keep, id)
+        redis.call('ZREMRANGEBYSCORE', of(tenant, 'ended'), '-inf', now)
       end
     end
     if how == 'front' then
