@@ -3,25 +3,32 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// An authority of its own and a certificate that it gave to `localhost` and `127.0.0.1`; good for two days.
+/// An authority of its own and a certificate that it gave to a server; good for two days.
 #[derive(Debug)]
 pub struct Authority {
     dir: tempfile::TempDir,
 }
 
 impl Authority {
-    /// Makes one.
+    /// Makes one whose server is `localhost` and `127.0.0.1`.
     ///
     /// # Panics
     /// If `openssl` cannot: run `scripts/servers.sh`.
     pub fn new() -> Self {
+        Self::naming("DNS:localhost,IP:127.0.0.1")
+    }
+
+    /// Makes one whose server has other names, such as `DNS:redis.example`.
+    ///
+    /// # Panics
+    /// As [`new`](Self::new).
+    pub fn naming(names: &str) -> Self {
         let dir = tempfile::tempdir().expect("a directory can be made");
         let made = Self { dir };
         let at = made.dir.path();
-        std::fs::write(at.join("server.ext"), "subjectAltName=DNS:localhost,IP:127.0.0.1\n")
-            .expect("it can be written");
+        std::fs::write(at.join("server.ext"), format!("subjectAltName={names}\n")).expect("it can be written");
         openssl(at, &[&NEW_KEY[..], &["-x509", "-subj", "/CN=an authority", "-keyout", "ca.key", "-out", "ca.pem"]]);
-        openssl(at, &[&NEW_KEY[..], &["-subj", "/CN=localhost", "-keyout", "server.key", "-out", "server.csr"]]);
+        openssl(at, &[&NEW_KEY[..], &["-subj", "/CN=redis", "-keyout", "server.key", "-out", "server.csr"]]);
         let sign = ["x509", "-req", "-in", "server.csr", "-extfile", "server.ext", "-days", "2", "-out", "server.pem"];
         openssl(at, &[&sign[..], &["-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial"]]);
         made

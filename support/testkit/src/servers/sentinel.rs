@@ -133,6 +133,13 @@ impl Sentinels {
         &self.sentinels[number].1
     }
 
+    /// Runs a command on every sentinel.
+    pub fn tell_sentinels(&self, args: &[&str]) {
+        for (port, _) in &self.sentinels {
+            redis_cli(*port, None, args);
+        }
+    }
+
     /// The number of the server that the last sentinel takes for the master.
     ///
     /// # Panics
@@ -153,6 +160,15 @@ impl Sentinels {
     pub fn pause_master(&self) -> usize {
         let master = self.master();
         self.servers[master].process().expect("it runs").pause();
+        master
+    }
+
+    /// Has the last sentinel change the master, with everything well; the number of the old one.
+    pub fn fail_over(&self) -> usize {
+        let master = self.master();
+        let (port, _) = self.sentinels.last().expect("there are three");
+        let said = redis_cli(*port, None, &["SENTINEL", "FAILOVER", NAME]);
+        assert_eq!(said.trim(), "OK");
         master
     }
 
