@@ -49,6 +49,8 @@ pub struct RedisConfig {
     pub tls: bool,
     /// PEM of the authority to trust instead.
     pub ca_file: Option<PathBuf>,
+    /// PEM files of the certificate that is shown to a server that asks for one (`tls-auth-clients`), and of its key.
+    pub client_certificate: Option<(PathBuf, PathBuf)>,
     /// The user of an access list; none for the default user.
     pub username: Option<String>,
     /// Fetched for each connection, so it may rotate.
@@ -91,6 +93,13 @@ impl RedisConfig {
     #[must_use]
     pub fn with_ca_file(mut self, file: impl Into<PathBuf>) -> Self {
         self.ca_file = Some(file.into());
+        self
+    }
+
+    /// Shows this certificate, which has this key.
+    #[must_use]
+    pub fn with_client_certificate(mut self, certificate: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Self {
+        self.client_certificate = Some((certificate.into(), key.into()));
         self
     }
 
@@ -183,6 +192,7 @@ impl FromStr for RedisConfig {
             topology,
             tls,
             ca_file: None,
+            client_certificate: None,
             username,
             password: None,
             sentinel_password: None,

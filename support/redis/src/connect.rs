@@ -164,7 +164,11 @@ impl Connector {
                     Error::new(ErrorKind::Config, OP, "the host's name fits no certificate").with_source(e)
                 })?;
                 let stream = tls.connect(name, tcp).await.map_err(|e| refused(node, e))?;
-                self.shake(info, stream, pushed).await
+                self.shake(info, stream, pushed).await.map_err(|e| {
+                    let told = e.context().next().is_some() || self.config.client_certificate.is_some();
+                    // by TLS 1.3 a server says only now that it wants a certificate
+                    if told { e } else { e.with("hint", "give a client_certificate if the server asks for one") }
+                })
             }
         }
     }

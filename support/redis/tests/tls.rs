@@ -3,12 +3,14 @@
 
 mod common;
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use common::{code, open, until, writes};
-use forge_core::{Error, ErrorKind, Retryability};
-use forge_redis::RedisConfig;
+use common::{code, open, writes};
+use forge_core::secret::Secrets;
+use forge_core::{Error, ErrorKind, Retryability, SystemClock};
 use forge_redis::redis::cmd;
+use forge_redis::{Redis, RedisConfig};
 use forge_testkit::servers::{Authority, RedisServer};
 
 const PASSWORD: &str = "hunter2-correct";
@@ -83,22 +85,30 @@ async fn the_wrong_port_or_a_missing_certificate_are_errors_that_say_so() {
 
     let strict = RedisServer::builder().password(PASSWORD).tls(&authority).arg("tls-auth-clients", "yes").start();
     let e = refused(config(&strict.tls_url("localhost"), Some(&authority))).await;
-    println!("no certificate of the client: {e}");
     assert_eq!(e.kind(), ErrorKind::Unavailable, "{e}");
+    assert!(e.to_string().contains("client_certificate"), "{e}");
+    let shown = config(&strict.tls_url("localhost"), Some(&authority))
+        .with_client_certificate(authority.certificate(), authority.key());
+    writes(&open(shown, PASSWORD)).await;
 }
 
 #[tokio::test]
-async fn an_authority_without_a_certificate_is_found_at_once() {
+async fn a_file_that_does_not_fit_is_found_at_once() {
     let file = tempfile::NamedTempFile::new().unwrap();
-    let made = |file: &std::path::Path| {
-        let config = config("rediss://localhost", None).with_ca_file(file);
-        forge_redis::Redis::new(
-            config,
-            forge_core::secret::Secrets::standard(),
-            std::sync::Arc::new(forge_core::SystemClock),
-        )
-    };
-    assert_eq!(made(file.path()).unwrap_err().kind(), ErrorKind::Config);
-    assert_eq!(made(&file.path().with_extension("none")).unwrap_err().kind(), ErrorKind::Config);
-    until("the right one is taken", async || made(&Authority::new().ca()).is_ok()).await;
+    let made = |config: RedisConfig| Redis::new(config, Secrets::standard(), Arc::new(SystemClock));
+    let tls = config("rediss://localhost", None);
+    let (authority, other) = (Authority::new(), Authority::new());
+    for wrong in [
+        tls.clone().with_ca_file(file.path()),
+        tls.clone().with_ca_file(file.path().with_extension("none")),
+        tls.clone().with_ca_file(authority.key()),
+        tls.clone().with_client_certificate(authority.certificate(), file.path()),
+        tls.clone().with_client_certificate(authority.certificate(), other.key()),
+    ] {
+        let e = made(wrong).unwrap_err();
+        assert_eq!(e.kind(), ErrorKind::Config, "{e}");
+        assert!(!format!("{e:?}").contains("PRIVATE"), "{e:?}");
+    }
+    let right = tls.with_ca_file(authority.ca()).with_client_certificate(authority.certificate(), authority.key());
+    assert!(made(right).is_ok());
 }
