@@ -17,13 +17,14 @@ pub(crate) fn open(config: RedisConfig, password: &str) -> Redis {
 
 /// Waits for it, at most 20 seconds.
 pub(crate) async fn until(what: &str, mut reached: impl AsyncFnMut() -> bool) {
-    for _ in 0..1000 {
-        if reached().await {
-            return;
+    let reached = async {
+        while !reached().await {
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    if tokio::time::timeout(Duration::from_secs(20), reached).await.is_err() {
+        panic!("never: {what}");
     }
-    panic!("never: {what}");
 }
 
 /// Waits until a key can be written.
