@@ -32,7 +32,7 @@ pub(crate) struct Connected {
     driver: Arc<Driver>,
 }
 
-/// Ends with the last clone. By itself the driver's task waits for every answer, also of a server that will never give it.
+/// Ends with the last clone. By itself the driver's task first sends what it was given, also to a server that takes nothing.
 #[derive(Debug)]
 struct Driver(tokio::task::JoinHandle<()>);
 
@@ -72,9 +72,9 @@ impl Connector {
             }
             Ok(made)
         };
-        tokio::time::timeout(self.config.connect_timeout, work)
-            .await
-            .unwrap_or_else(|_| Err(Error::new(ErrorKind::Timeout, OP, "redis could not be connected to in time")))
+        tokio::time::timeout(self.config.connect_timeout, work).await.unwrap_or_else(|_| {
+            Err(Error::new(ErrorKind::Timeout, OP, "redis could not be connected to in time").with_adapter("redis"))
+        })
     }
 
     async fn find(&self) -> Result<Node> {
@@ -165,9 +165,12 @@ impl Connector {
                 })?;
                 let stream = tls.connect(name, tcp).await.map_err(|e| refused(node, e))?;
                 self.shake(info, stream, pushed).await.map_err(|e| {
-                    let told = e.context().next().is_some() || self.config.client_certificate.is_some();
-                    // by TLS 1.3 a server says only now that it wants a certificate
-                    if told { e } else { e.with("hint", "give a client_certificate if the server asks for one") }
+                    // by TLS 1.3 a server says only now that it wants a certificate, and that by hanging up
+                    let hung_up = e.kind() == ErrorKind::Unavailable && e.context().next().is_none();
+                    if !hung_up || self.config.client_certificate.is_some() {
+                        return e;
+                    }
+                    e.with("hint", "give a client_certificate if the server asks for one")
                 })
             }
         }

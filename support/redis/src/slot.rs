@@ -88,3 +88,20 @@ impl Slot {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_with_failures_in_a_row_and_say_what_they_are_for() {
+        let at = |s: u64| Timestamp::from_nanos(0).after(Duration::from_secs(s));
+        let slot = Slot::default();
+        assert_eq!(slot.pauses(at(0)), None);
+        assert_eq!([0, 1, 2].map(|s| slot.failed(at(s), ErrorKind::Timeout)), [1, 2, 3]);
+        assert_eq!(slot.failed(at(32), ErrorKind::Unauthenticated), 4);
+        assert_eq!(slot.pauses(at(32)), Some(ErrorKind::Unauthenticated));
+        assert_eq!(slot.pauses(at(34)), None, "two seconds are the longest");
+        assert_eq!(slot.failed(at(63), ErrorKind::Timeout), 1, "long after the last it is the first");
+    }
+}
