@@ -21,6 +21,8 @@ package() {
 
 redis() {
     command -v redis-server >/dev/null || package redis-server
+    # makes the certificates of tests
+    command -v openssl >/dev/null || package openssl
     local version
     version=$(redis-server --version | grep -o 'v=[0-9.]*')
     if [ "$(printf '%s\n' 6.2 "${version#v=}" | sort -V | head -1)" != 6.2 ]; then

@@ -49,6 +49,8 @@ pub struct RedisConfig {
     pub tls: bool,
     /// PEM of the authority to trust instead.
     pub ca_file: Option<PathBuf>,
+    /// PEM files of the certificate that is shown to a server that asks for one (`tls-auth-clients`), and of its key.
+    pub client_certificate: Option<(PathBuf, PathBuf)>,
     /// The user of an access list; none for the default user.
     pub username: Option<String>,
     /// Fetched for each connection, so it may rotate.
@@ -61,15 +63,16 @@ pub struct RedisConfig {
     pub prefix: String,
     /// Connections for commands; 1 by default, at most 16. Each carries many calls at a time.
     pub connections: usize,
-    /// Calls in flight on one connection before the next waits; 1,024 by default.
+    /// Calls in flight on one connection before the next waits, at most 65,536; 1,024 by default.
     pub in_flight: usize,
-    /// Time to connect, TLS and login included; 5 seconds by default.
+    /// Time to connect, TLS and login included; 5 seconds by default. A sentinel or a seed of a cluster has its share of it.
     pub connect_timeout: Duration,
-    /// Time for an answer; 5 seconds by default.
+    /// Time for an answer, and as long again for a place among those in flight; 5 seconds by default.
     pub timeout: Duration,
 }
 
 const MOST_CONNECTIONS: usize = 16;
+const MOST_IN_FLIGHT: usize = 65_536;
 
 impl RedisConfig {
     /// Sets the prefix of every key.
@@ -90,6 +93,13 @@ impl RedisConfig {
     #[must_use]
     pub fn with_ca_file(mut self, file: impl Into<PathBuf>) -> Self {
         self.ca_file = Some(file.into());
+        self
+    }
+
+    /// Shows this certificate, which has this key.
+    #[must_use]
+    pub fn with_client_certificate(mut self, certificate: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Self {
+        self.client_certificate = Some((certificate.into(), key.into()));
         self
     }
 
@@ -120,6 +130,9 @@ impl RedisConfig {
         }
         if self.connections == 0 || self.connections > MOST_CONNECTIONS {
             return Err(wrong("connections are 1 to 16"));
+        }
+        if self.in_flight == 0 || self.in_flight > MOST_IN_FLIGHT {
+            return Err(wrong("calls in flight are 1 to 65,536"));
         }
         Ok(())
     }
@@ -179,6 +192,7 @@ impl FromStr for RedisConfig {
             topology,
             tls,
             ca_file: None,
+            client_certificate: None,
             username,
             password: None,
             sentinel_password: None,
@@ -271,5 +285,10 @@ mod tests {
         let e = of("redis://:hunter2@localhost").unwrap_err();
         assert!(!format!("{e} {e:?}").contains("hunter2"));
         assert!(of("redis://localhost").unwrap().with_connections(17).check().is_err());
+        for in_flight in [0, 65_537] {
+            let mut config = of("redis://localhost").unwrap();
+            config.in_flight = in_flight;
+            assert_eq!(config.check().unwrap_err().kind(), ErrorKind::Config, "{in_flight}");
+        }
     }
 }

@@ -2,18 +2,18 @@
 
 use std::sync::Arc;
 
-use forge_core::secret::Secrets;
+use forge_core::secret::{SecretRef, Secrets};
 use forge_core::{Error, ErrorKind, Result};
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, ProtocolVersion, PushInfo, RedisConnectionInfo, Value, cmd};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio_rustls::TlsConnector;
 
 use crate::error::error;
+use crate::tls::{connector, refused};
 use crate::{Node, RedisConfig, Topology};
 
 const OP: &str = "redis.connect";
@@ -25,10 +25,28 @@ pub(crate) struct Connector {
     tls: Option<TlsConnector>,
 }
 
-/// A connection, and the future that moves its bytes; it ends when the connection does.
+/// A connection and what moves its bytes.
+#[derive(Clone, Debug)]
 pub(crate) struct Connected {
     pub(crate) connection: MultiplexedConnection,
-    pub(crate) driver: std::pin::Pin<Box<dyn Future<Output = ()> + Send>>,
+    driver: Arc<Driver>,
+}
+
+/// Ends with the last clone. By itself the driver's task first sends what it was given, also to a server that takes nothing.
+#[derive(Debug)]
+struct Driver(tokio::task::JoinHandle<()>);
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Connected {
+    /// Whether it broke, which is known before anybody calls.
+    pub(crate) fn is_over(&self) -> bool {
+        self.driver.0.is_finished()
+    }
 }
 
 impl Connector {
@@ -42,11 +60,11 @@ impl Connector {
     pub(crate) async fn connect(&self, pushed: Option<UnboundedSender<PushInfo>>) -> Result<Connected> {
         let work = async {
             let node = self.find().await?;
-            let info = RedisConnectionInfo::default().set_db(self.config.db);
-            let made = self.open(&node, self.login(info, self.config.password.as_ref()).await?, pushed).await?;
+            let info = resp3().set_db(self.config.db);
+            let made = self.open(&node, self.login(info).await?, pushed).await?;
             if matches!(self.config.topology, Topology::Sentinel(_)) {
                 // a sentinel may be the last to know
-                let role: Vec<Value> = ask(&made.connection, &cmd("ROLE")).await?;
+                let role: Vec<Value> = ask(&made, &cmd("ROLE")).await?;
                 if role.first() != Some(&Value::BulkString(b"master".to_vec())) {
                     return Err(unavailable("the sentinels name a server that is not the master")
                         .with("node", node.to_string()));
@@ -54,29 +72,39 @@ impl Connector {
             }
             Ok(made)
         };
-        tokio::time::timeout(self.config.connect_timeout, work)
-            .await
-            .unwrap_or_else(|_| Err(Error::new(ErrorKind::Timeout, OP, "redis could not be connected to in time")))
+        tokio::time::timeout(self.config.connect_timeout, work).await.unwrap_or_else(|_| {
+            Err(Error::new(ErrorKind::Timeout, OP, "redis could not be connected to in time").with_adapter("redis"))
+        })
     }
 
     async fn find(&self) -> Result<Node> {
         let mut last = unavailable("there is no host to connect to");
+        // one that does not answer leaves time for the others and for the master
+        let shares = u32::try_from(self.config.nodes.len()).unwrap_or(u32::MAX).saturating_add(1);
+        let share = self.config.connect_timeout / shares;
         for node in &self.config.nodes {
             let found = match &self.config.topology {
                 Topology::Single => return Ok(node.clone()),
-                Topology::Sentinel(master) => self.ask_sentinel(node, master).await,
-                Topology::Cluster => self.ask_cluster(node).await,
+                Topology::Sentinel(master) => tokio::time::timeout(share, self.ask_sentinel(node, master)).await,
+                Topology::Cluster => tokio::time::timeout(share, self.ask_cluster(node)).await,
             };
             match found {
-                Ok(node) => return Ok(node),
-                Err(e) => last = e,
+                Ok(Ok(node)) => return Ok(node),
+                Ok(Err(e)) => last = e,
+                Err(_) => {
+                    last = Error::new(ErrorKind::Timeout, OP, "the node did not say in time where the master is")
+                        .with_adapter("redis")
+                        .with("node", node.to_string());
+                }
             }
         }
         Err(last)
     }
 
     async fn ask_sentinel(&self, sentinel: &Node, master: &str) -> Result<Node> {
-        let made = self.briefly(sentinel, self.config.sentinel_password.as_ref()).await?;
+        // the user is one of the servers; sentinels have a list of their own
+        let info = self.with_password(resp3(), self.config.sentinel_password.as_ref()).await?;
+        let made = self.open(sentinel, info, None).await?;
         let place: Option<(String, u16)> =
             ask(&made, cmd("SENTINEL").arg("GET-MASTER-ADDR-BY-NAME").arg(master)).await?;
         let (host, port) = place.ok_or_else(|| {
@@ -87,7 +115,7 @@ impl Connector {
 
     /// The master of the one slot that everything lies in.
     async fn ask_cluster(&self, seed: &Node) -> Result<Node> {
-        let made = self.briefly(seed, self.config.password.as_ref()).await?;
+        let made = self.open(seed, self.login(resp3()).await?, None).await?;
         let slot: i64 = ask(&made, cmd("CLUSTER").arg("KEYSLOT").arg(&self.config.prefix)).await?;
         let ranges: Vec<Vec<Value>> = ask(&made, cmd("CLUSTER").arg("SLOTS")).await?;
         let owner = ranges.into_iter().find_map(|range| {
@@ -101,30 +129,22 @@ impl Connector {
         Ok(Node { host: if host.is_empty() { seed.host.clone() } else { host }, port })
     }
 
-    async fn briefly(
-        &self,
-        node: &Node,
-        password: Option<&forge_core::secret::SecretRef>,
-    ) -> Result<MultiplexedConnection> {
-        let info = self.login(RedisConnectionInfo::default(), password).await?;
-        let made = self.open(node, info, None).await?;
-        tokio::spawn(made.driver);
-        Ok(made.connection)
-    }
-
-    async fn login(
-        &self,
-        info: RedisConnectionInfo,
-        password: Option<&forge_core::secret::SecretRef>,
-    ) -> Result<RedisConnectionInfo> {
-        let mut info = info.set_protocol(ProtocolVersion::RESP3).set_skip_set_lib_name();
+    async fn login(&self, mut info: RedisConnectionInfo) -> Result<RedisConnectionInfo> {
         if let Some(user) = &self.config.username {
             info = info.set_username(user);
         }
-        if let Some(reference) = password {
-            info = info.set_password(self.secrets.fetch(reference).await?.expose());
-        }
-        Ok(info)
+        self.with_password(info, self.config.password.as_ref()).await
+    }
+
+    async fn with_password(
+        &self,
+        info: RedisConnectionInfo,
+        password: Option<&SecretRef>,
+    ) -> Result<RedisConnectionInfo> {
+        Ok(match password {
+            Some(reference) => info.set_password(self.secrets.fetch(reference).await?.expose()),
+            None => info,
+        })
     }
 
     async fn open(
@@ -143,7 +163,15 @@ impl Connector {
                 let name = ServerName::try_from(node.host.clone()).map_err(|e| {
                     Error::new(ErrorKind::Config, OP, "the host's name fits no certificate").with_source(e)
                 })?;
-                self.shake(info, tls.connect(name, tcp).await.map_err(failed)?, pushed).await
+                let stream = tls.connect(name, tcp).await.map_err(|e| refused(node, e))?;
+                self.shake(info, stream, pushed).await.map_err(|e| {
+                    // by TLS 1.3 a server says only now that it wants a certificate, and that by hanging up
+                    let hung_up = e.kind() == ErrorKind::Unavailable && e.context().next().is_none();
+                    if !hung_up || self.config.client_certificate.is_some() {
+                        return e;
+                    }
+                    e.with("hint", "give a client_certificate if the server asks for one")
+                })
             }
         }
     }
@@ -163,8 +191,12 @@ impl Connector {
         }
         let (connection, driver) =
             MultiplexedConnection::new_with_config(&info, stream, how).await.map_err(|e| error(OP, &e))?;
-        Ok(Connected { connection, driver: Box::pin(driver) })
+        Ok(Connected { connection, driver: Arc::new(Driver(tokio::spawn(driver))) })
     }
+}
+
+fn resp3() -> RedisConnectionInfo {
+    RedisConnectionInfo::default().set_protocol(ProtocolVersion::RESP3).set_skip_set_lib_name()
 }
 
 fn unavailable(what: &'static str) -> Error {
@@ -182,33 +214,6 @@ fn first_two(value: Value) -> Option<Value> {
     Some(Value::Array(parts))
 }
 
-async fn ask<T: redis::FromRedisValue>(connection: &MultiplexedConnection, command: &redis::Cmd) -> Result<T> {
-    command.query_async(&mut connection.clone()).await.map_err(|e| error(OP, &e))
-}
-
-fn connector(config: &RedisConfig) -> Result<TlsConnector> {
-    let wrong = |what: &'static str, e: Box<dyn std::error::Error + Send + Sync>| {
-        Error::new(ErrorKind::Config, "redis.tls", what).with_source(e)
-    };
-    let mut roots = rustls::RootCertStore::empty();
-    match &config.ca_file {
-        None => roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
-        Some(file) => {
-            let unread = |e: rustls::pki_types::pem::Error| {
-                wrong("the authority's file cannot be read as PEM", e.to_string().into())
-                    .with("file", file.display().to_string())
-            };
-            for certificate in CertificateDer::pem_file_iter(file).map_err(unread)? {
-                roots
-                    .add(certificate.map_err(unread)?)
-                    .map_err(|e| wrong("the authority's certificate is not valid", e.into()))?;
-            }
-        }
-    }
-    let tls = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .map_err(|e| wrong("TLS cannot be set up", e.into()))?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    Ok(TlsConnector::from(Arc::new(tls)))
+async fn ask<T: redis::FromRedisValue>(made: &Connected, command: &redis::Cmd) -> Result<T> {
+    command.query_async(&mut made.connection.clone()).await.map_err(|e| error(OP, &e))
 }

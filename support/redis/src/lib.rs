@@ -4,14 +4,15 @@
 mod config;
 mod connect;
 mod error;
+mod slot;
+mod tls;
 
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use forge_core::secret::Secrets;
-use forge_core::{Clock, Error, ErrorKind, Result, Timestamp};
+use forge_core::{Clock, Error, ErrorKind, Result};
 use redis::aio::MultiplexedConnection;
 use redis::{Cmd, FromRedisValue, Pipeline, PushInfo, RedisResult, ScriptInvocation, cmd};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
@@ -21,16 +22,14 @@ pub use error::error;
 pub use redis;
 
 use connect::{Connected, Connector};
-
-/// The first pause after a failed connection; each further failure doubles it.
-const PAUSE: Duration = Duration::from_millis(50);
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+use slot::{Live, Slot};
 
 /// Connections to one Redis. Cheap to clone; nothing connects before the first call.
 ///
 /// A call is one attempt. It connects where there is no connection, and one whose server went away, or is not the master any more,
-/// is left: the next call looks for the master again. After a failure to connect, calls fail at once for a pause with jitter, so that
-/// a server that comes back is not run over.
+/// is left: the next call looks for the master again. After a failure to connect, or when a new connection is turned away, calls fail
+/// at once for a pause with jitter, so that a server that comes back is not run over. Dropped in the middle, a call may have been done;
+/// the others on its connection go on. The last clone dropped, the connections close.
 #[derive(Clone)]
 pub struct Redis {
     shared: Arc<Shared>,
@@ -39,37 +38,18 @@ pub struct Redis {
 struct Shared {
     connector: Connector,
     clock: Arc<dyn Clock>,
-    slots: Vec<Arc<Slot>>,
+    slots: Vec<Slot>,
     turn: AtomicUsize,
 }
 
-#[derive(Default)]
-struct Slot {
-    current: Mutex<Option<Live>>,
-    /// One connects, the others wait for it.
-    connecting: tokio::sync::Mutex<Failures>,
-}
-
-/// A connection and its number, so that a late error of an old one does not close the new one.
-#[derive(Clone)]
-struct Live {
-    number: u64,
-    connection: MultiplexedConnection,
-}
-
-#[derive(Default)]
-struct Failures {
-    made: u64,
-    in_a_row: u32,
-    not_before: Option<Timestamp>,
-}
-
 /// A connection of its own for what a server pushes: invalidations and messages. Dropped, it closes.
+///
+/// It does not follow a failover: [`next`](Self::next) ends with its server, and one that only stopped answering is found by a
+/// [`query`](Self::query) that times out. Then another is made by [`Redis::pushes`].
 #[derive(Debug)]
 pub struct Pushes {
-    connection: MultiplexedConnection,
+    connected: Connected,
     pushed: UnboundedReceiver<PushInfo>,
-    driver: tokio::task::JoinHandle<()>,
 }
 
 impl Redis {
@@ -78,7 +58,7 @@ impl Redis {
     /// # Errors
     /// `Config` if the configuration does not fit or the authority's file cannot be read.
     pub fn new(config: RedisConfig, secrets: Secrets, clock: Arc<dyn Clock>) -> Result<Self> {
-        let slots = (0..config.connections.max(1)).map(|_| Arc::default()).collect();
+        let slots = (0..config.connections.max(1)).map(|_| Slot::default()).collect();
         let connector = Connector::new(config, secrets)?;
         Ok(Self { shared: Arc::new(Shared { connector, clock, slots, turn: AtomicUsize::new(0) }) })
     }
@@ -125,51 +105,43 @@ impl Redis {
         let turn = self.shared.turn.fetch_add(1, Ordering::Relaxed);
         let slot = self.shared.slots.get(turn % self.shared.slots.len().max(1));
         let slot = slot.ok_or_else(|| Error::unexpected(operation, "there are no connections"))?;
-        let mut live = self.live(slot).await?;
-        call(&mut live.connection).await.map_err(|e| {
-            if error::is_of_the_connection(&e) {
-                slot.leave(live.number);
+        let Live { number, connected } = self.live(slot).await?;
+        let mut connection = connected.connection.clone();
+        // the driver's own limit begins when the call has a place among those in flight
+        let patience = self.config().timeout.saturating_mul(2);
+        let answer = tokio::time::timeout(patience, call(&mut connection)).await.map_err(|_| {
+            Error::new(ErrorKind::Timeout, operation, "redis did not answer in time").with_adapter("redis")
+        })?;
+        answer.map_err(|e| {
+            let told = error(operation, &e);
+            if error::turned_away(&e) {
+                slot.turned_away(number, self.shared.clock.now(), told.kind());
+            } else if error::is_of_the_connection(&e) {
+                slot.leave(number);
             }
-            error(operation, &e)
+            told
         })
     }
 
-    async fn live(&self, slot: &Arc<Slot>) -> Result<Live> {
-        if let Some(live) = slot.get() {
+    async fn live(&self, slot: &Slot) -> Result<Live> {
+        if let Some(live) = slot.live() {
             return Ok(live);
         }
-        let mut failures = slot.connecting.lock().await;
-        if let Some(live) = slot.get() {
+        let _one = slot.connecting.lock().await;
+        if let Some(live) = slot.live() {
             return Ok(live);
         }
         let now = self.shared.clock.now();
-        if failures.not_before.is_some_and(|t| now < t) {
-            return Err(Error::new(
-                ErrorKind::Unavailable,
-                "redis.connect",
-                "redis cannot be reached; trying again soon",
-            )
-            .with_adapter("redis"));
+        if let Some(kind) = slot.pauses(now) {
+            return Err(Error::new(kind, "redis.connect", "redis could not be connected to; trying again soon")
+                .with_adapter("redis"));
         }
         match self.shared.connector.connect(None).await {
-            Ok(Connected { connection, driver }) => {
-                failures.made += 1;
-                (failures.in_a_row, failures.not_before) = (0, None);
-                let live = Live { number: failures.made, connection };
-                slot.set(Some(live.clone()));
-                let (slot, number) = (slot.clone(), live.number);
-                // ends with the connection: what breaks while nobody calls is found before somebody does
-                tokio::spawn(async move {
-                    driver.await;
-                    slot.leave(number);
-                });
-                Ok(live)
-            }
+            Ok(connected) => Ok(slot.fill(connected, self.shared.clock.now())),
             Err(e) => {
-                failures.in_a_row = failures.in_a_row.saturating_add(1);
-                let ceiling = PAUSE.saturating_mul(1 << failures.in_a_row.min(6)).min(LONGEST_PAUSE);
-                failures.not_before = Some(now.after(ceiling.mul_f64(fastrand::f64())));
-                tracing::warn!(error = %e, failures = failures.in_a_row, "redis cannot be connected to");
+                // by now: those who waited meanwhile must not each try as long again
+                let failures = slot.failed(self.shared.clock.now(), e.kind());
+                tracing::warn!(error = %e, failures, "redis cannot be connected to");
                 Err(e)
             }
         }
@@ -181,8 +153,7 @@ impl Redis {
     /// As [`query`](Self::query).
     pub async fn pushes(&self) -> Result<Pushes> {
         let (sender, pushed) = unbounded_channel();
-        let Connected { connection, driver } = self.shared.connector.connect(Some(sender)).await?;
-        Ok(Pushes { connection, pushed, driver: tokio::spawn(driver) })
+        Ok(Pushes { connected: self.shared.connector.connect(Some(sender)).await?, pushed })
     }
 
     /// Refuses a server that is too old or may throw tasks away.
@@ -220,7 +191,7 @@ impl Pushes {
     /// # Errors
     /// As [`Redis::query`].
     pub async fn query<T: FromRedisValue>(&self, operation: &'static str, command: &Cmd) -> Result<T> {
-        command.query_async(&mut self.connection.clone()).await.map_err(|e| error(operation, &e))
+        command.query_async(&mut self.connected.connection.clone()).await.map_err(|e| error(operation, &e))
     }
 
     /// Subscribes to channels.
@@ -237,30 +208,6 @@ impl Pushes {
     }
 }
 
-impl Drop for Pushes {
-    fn drop(&mut self) {
-        self.driver.abort();
-    }
-}
-
-impl Slot {
-    fn get(&self) -> Option<Live> {
-        self.current.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn set(&self, live: Option<Live>) {
-        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = live;
-    }
-
-    /// Lets go of a connection, if it is still the one in use.
-    fn leave(&self, number: u64) {
-        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        if current.as_ref().is_some_and(|live| live.number == number) {
-            *current = None;
-        }
-    }
-}
-
 impl fmt::Debug for Redis {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Redis").field(self.config()).finish()
@@ -269,6 +216,8 @@ impl fmt::Debug for Redis {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use forge_core::SystemClock;
     use forge_testkit::servers::RedisServer;
 
@@ -282,12 +231,12 @@ mod tests {
         assert_eq!(ping().await.unwrap(), "PONG");
         server.cli(&["CLIENT", "KILL", "TYPE", "normal"]);
         for _ in 0..500 {
-            if redis.shared.slots[0].get().is_none() {
+            if redis.shared.slots[0].live().is_none() {
                 break;
             }
             SystemClock.sleep(Duration::from_millis(10)).await;
         }
-        assert!(redis.shared.slots[0].get().is_none(), "the end of a connection is noticed");
+        assert!(redis.shared.slots[0].live().is_none(), "the end of a connection is noticed");
         assert_eq!(ping().await.unwrap(), "PONG");
     }
 }

@@ -1,11 +1,12 @@
 //! Connections to a real Redis that goes away, comes back, and asks for a password.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
-use std::sync::Arc;
+mod common;
+
 use std::time::Duration;
 
-use forge_core::secret::{Secret, Secrets, StaticSecrets};
-use forge_core::{ErrorKind, Result, SystemClock};
+use common::{code, open, writes};
+use forge_core::{ErrorKind, Result};
 use forge_redis::redis::{Script, cmd};
 use forge_redis::{Redis, RedisConfig};
 use forge_testkit::servers::RedisServer;
@@ -14,23 +15,8 @@ fn config(server: &RedisServer) -> RedisConfig {
     server.url().parse().unwrap()
 }
 
-fn open(config: RedisConfig, password: &str) -> Redis {
-    let secrets = Secrets::standard().with(StaticSecrets::default().with("redis", Secret::new(password)));
-    Redis::new(config, secrets, Arc::new(SystemClock)).unwrap()
-}
-
 async fn ping(redis: &Redis) -> Result<String> {
     redis.query("test.ping", &cmd("PING")).await
-}
-
-async fn answers(redis: &Redis) {
-    for _ in 0..200 {
-        if ping(redis).await.is_ok() {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    panic!("it did not come back: {:?}", ping(redis).await);
 }
 
 #[tokio::test]
@@ -43,7 +29,7 @@ async fn it_comes_back_after_a_restart_and_its_scripts_too() {
     server.kill9();
     assert_eq!(run().await.unwrap_err().kind(), ErrorKind::Unavailable);
     server.restart();
-    answers(&redis).await;
+    writes(&redis).await;
     assert_eq!(run().await.unwrap(), "ax", "the new server is given the script");
 }
 
@@ -57,7 +43,7 @@ async fn a_server_that_does_not_answer_is_a_timeout() {
     server.process().unwrap().pause();
     assert_eq!(ping(&redis).await.unwrap_err().kind(), ErrorKind::Timeout);
     server.process().unwrap().resume();
-    answers(&redis).await;
+    writes(&redis).await;
 }
 
 #[tokio::test]
@@ -67,7 +53,7 @@ async fn the_password_is_a_reference_and_never_shown() {
     assert_eq!(ping(&with("hunter2-correct")).await.unwrap(), "PONG");
     let wrong = with("hunter2-wrong");
     let e = ping(&wrong).await.unwrap_err();
-    assert_eq!(e.kind(), ErrorKind::Unauthenticated, "{e:?}");
+    assert_eq!((code(&e), e.kind()), ("WRONGPASS", ErrorKind::Unauthenticated), "{e:?}");
     let source = std::error::Error::source(&e).map(ToString::to_string).unwrap_or_default();
     assert!(!format!("{e} {e:?} {source} {wrong:?}").contains("hunter2"), "{e:?}");
 }

@@ -40,13 +40,13 @@ impl Celery {
         Self::set_up(command, app, url).output().expect("timeout can be started")
     }
 
-    fn set_up(mut command: Command, app: &Path, url: &str) -> Command {
+    pub(super) fn set_up(mut command: Command, app: &Path, url: &str) -> Command {
         command.env("PYTHONPATH", app.parent().unwrap_or(Path::new("."))).env("BROKER_URL", url);
         command.env("PYTHONDONTWRITEBYTECODE", "1");
         command
     }
 }
 
-fn module(app: &Path) -> String {
+pub(super) fn module(app: &Path) -> String {
     app.file_stem().unwrap_or_default().to_string_lossy().into_owned()
 }

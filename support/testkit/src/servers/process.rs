@@ -60,6 +60,12 @@ impl Process {
     }
 }
 
+/// A port of this machine that nobody listens on.
+pub(super) fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    listener.local_addr().expect("it has an address").port()
+}
+
 /// Waits until a server is ready.
 ///
 /// # Panics

@@ -2,8 +2,8 @@
 
 use std::process::Command;
 
-use super::Process;
-use super::process::until;
+use super::process::{free_port, until};
+use super::{Authority, Process};
 
 /// How a Redis is started.
 #[derive(Debug, Default)]
@@ -11,6 +11,8 @@ use super::process::until;
 pub struct RedisBuilder {
     args: Vec<String>,
     password: Option<String>,
+    port: Option<u16>,
+    tls_port: Option<u16>,
 }
 
 /// A Redis of its own on a free port, without persistence unless it is asked for.
@@ -20,6 +22,7 @@ pub struct RedisServer {
     args: Vec<String>,
     password: Option<String>,
     port: u16,
+    tls_port: Option<u16>,
     dir: tempfile::TempDir,
 }
 
@@ -36,13 +39,28 @@ impl RedisBuilder {
         self.arg("requirepass", password)
     }
 
+    /// Speaks TLS on a second port, with the authority's certificate; clients need none.
+    pub fn tls(mut self, authority: &Authority) -> Self {
+        let port = free_port();
+        self.tls_port = Some(port);
+        self = self.arg("tls-port", &port.to_string()).arg("tls-auth-clients", "no");
+        let file = |path: std::path::PathBuf| path.display().to_string();
+        self.arg("tls-cert-file", &file(authority.certificate()))
+            .arg("tls-key-file", &file(authority.key()))
+            .arg("tls-ca-cert-file", &file(authority.ca()))
+    }
+
+    pub(super) fn port(mut self, port: u16) -> Self {
+        self.port = Some(port);
+        self
+    }
+
     /// Starts it; returns when it answers.
     pub fn start(self) -> RedisServer {
         let dir = tempfile::tempdir().expect("a directory can be made");
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port is free");
-        let port = listener.local_addr().expect("it has an address").port();
-        drop(listener);
-        let mut server = RedisServer { process: None, args: self.args, password: self.password, port, dir };
+        let port = self.port.unwrap_or_else(free_port);
+        let Self { args, password, tls_port, .. } = self;
+        let mut server = RedisServer { process: None, args, password, port, tls_port, dir };
         server.run();
         server
     }
@@ -75,6 +93,19 @@ impl RedisServer {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
+    /// Where it speaks TLS, under a name of its certificate or another.
+    ///
+    /// # Panics
+    /// If it was not started with [`RedisBuilder::tls`].
+    pub fn tls_url(&self, host: &str) -> String {
+        format!("rediss://{host}:{}", self.tls_port.expect("it was started with TLS"))
+    }
+
+    /// The port.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// What it printed so far.
     pub fn log(&self) -> String {
         self.process.as_ref().map(Process::log).unwrap_or_default()
@@ -98,13 +129,17 @@ impl RedisServer {
 
     /// Runs `redis-cli` against it; what it answers, or nothing if it does not.
     pub fn cli(&self, args: &[&str]) -> String {
-        // a server that is held still would hold the caller
-        let mut command = Command::new("timeout");
-        command.args(["10", "redis-cli", "-p", &self.port.to_string()]);
-        if let Some(password) = &self.password {
-            command.env("REDISCLI_AUTH", password);
-        }
-        let run = command.args(args).output().expect("timeout can be started");
-        String::from_utf8_lossy(&run.stdout).into_owned()
+        redis_cli(self.port, self.password.as_deref(), args)
     }
+}
+
+pub(super) fn redis_cli(port: u16, password: Option<&str>, args: &[&str]) -> String {
+    // a server that is held still would hold the caller
+    let mut command = Command::new("timeout");
+    command.args(["10", "redis-cli", "-p", &port.to_string()]);
+    if let Some(password) = password {
+        command.env("REDISCLI_AUTH", password);
+    }
+    let run = command.args(args).output().expect("timeout can be started");
+    String::from_utf8_lossy(&run.stdout).into_owned()
 }
