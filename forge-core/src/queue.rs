@@ -29,6 +29,39 @@ pub struct NewTask {
     pub max_retries: u32,
     /// Given up after this long; 24 hours by default.
     pub expires: Duration,
+    /// Which of a tenant's own tasks go first.
+    pub priority: Priority,
+}
+
+/// Which of a tenant's tasks go first; between tenants it changes nothing. As in Celery on Redis, nothing overtakes a task that asks for
+/// nothing, and work that can wait steps back. A lower one is not starved: one time in eight the lowest goes first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Priority {
+    /// First, as what asks for nothing; Celery's 0.
+    #[default]
+    Normal,
+    /// After those; Celery's 3.
+    Low,
+    /// After those; Celery's 6.
+    Lower,
+    /// Last; Celery's 9.
+    Lowest,
+}
+
+impl Priority {
+    /// All, the first to go first.
+    pub const ALL: [Self; 4] = [Self::Normal, Self::Low, Self::Lower, Self::Lowest];
+
+    /// As Celery numbers it.
+    pub const fn step(self) -> u8 {
+        match self {
+            Self::Normal => 0,
+            Self::Low => 3,
+            Self::Lower => 6,
+            Self::Lowest => 9,
+        }
+    }
 }
 
 impl NewTask {
@@ -41,6 +74,7 @@ impl NewTask {
             unique: None,
             max_retries: 3,
             expires: Duration::from_secs(24 * 3600),
+            priority: Priority::default(),
         }
     }
 
@@ -55,6 +89,20 @@ impl NewTask {
     #[must_use]
     pub fn with_unique(mut self, key: OperationKey) -> Self {
         self.unique = Some(key);
+        self
+    }
+
+    /// Lets others of the tenant go first.
+    #[must_use]
+    pub fn with_priority(mut self, priority: Priority) -> Self {
+        self.priority = priority;
+        self
+    }
+
+    /// Given up after this long.
+    #[must_use]
+    pub fn with_expires(mut self, expires: Duration) -> Self {
+        self.expires = expires;
         self
     }
 

@@ -6,6 +6,7 @@ pub mod blob;
 #[cfg(feature = "redis")]
 pub mod celery;
 pub mod dead;
+pub mod limits;
 #[cfg(feature = "redis")]
 pub mod redis;
 #[cfg(feature = "sqlite")]

@@ -142,6 +142,7 @@ impl RedisBroker {
         let mut envelope = Envelope::from_payload(id.to_string(), task.name.as_str(), &task.payload)
             .map_err(|e| Error::invalid(OP, e.to_string()))?;
         envelope.routing_key = queue.to_owned();
+        envelope.priority = task.priority.step();
         envelope.expires = Some(now.after(task.expires));
         envelope.extra.insert("traceparent".to_owned(), ctx.trace().traceparent().into());
         envelope.extra.insert(MAX_RETRIES.to_owned(), task.max_retries.into());

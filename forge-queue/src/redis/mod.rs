@@ -21,6 +21,7 @@
 
 mod batch;
 mod consume;
+mod control;
 mod held;
 mod letters;
 mod message;

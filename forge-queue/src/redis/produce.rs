@@ -131,20 +131,7 @@ impl TaskQueue for RedisBroker {
     }
 
     async fn depth(&self, ctx: &ExecutionContext) -> Result<QueueDepth> {
-        let (shared, tenant) = (&self.shared, ctx.tenant());
-        let mut look = Pipeline::new();
-        look.cmd("HLEN").arg(shared.key(tenant, "run"));
-        look.cmd("ZCARD").arg(shared.key(tenant, "dead"));
-        look.cmd("ZCARD").arg(shared.key(tenant, "delayed"));
-        let theirs = shared.queues.beside().filter(|(t, _)| *t == tenant).map(|(_, queue)| queue.to_owned());
-        for list in std::iter::once(queues::own(tenant)).chain(theirs).flat_map(|queue| lists(&queue)) {
-            look.cmd("LLEN").arg(shared.redis.key(list));
-        }
-        let counts: Vec<u64> = shared.redis.pipeline("queue.depth", &look).await?;
-        let mut counts = counts.into_iter();
-        let mut next = || counts.next().unwrap_or(0);
-        let (leased, dead) = (next(), next());
-        Ok(QueueDepth { ready: counts.sum(), leased, dead })
+        self.depth_of("queue.depth", ctx.tenant()).await
     }
 
     fn capability(&self) -> QueueCapability {
@@ -153,6 +140,23 @@ impl TaskQueue for RedisBroker {
 }
 
 impl RedisBroker {
+    pub(super) async fn depth_of(&self, operation: &'static str, tenant: &TenantId) -> Result<QueueDepth> {
+        let shared = &self.shared;
+        let mut look = Pipeline::new();
+        look.cmd("HLEN").arg(shared.key(tenant, "run"));
+        look.cmd("ZCARD").arg(shared.key(tenant, "dead"));
+        look.cmd("ZCARD").arg(shared.key(tenant, "delayed"));
+        let theirs = shared.queues.beside().filter(|(t, _)| *t == tenant).map(|(_, queue)| queue.to_owned());
+        for list in std::iter::once(queues::own(tenant)).chain(theirs).flat_map(|queue| lists(&queue)) {
+            look.cmd("LLEN").arg(shared.redis.key(list));
+        }
+        let counts: Vec<u64> = shared.redis.pipeline(operation, &look).await?;
+        let mut counts = counts.into_iter();
+        let mut next = || counts.next().unwrap_or(0);
+        let (leased, dead) = (next(), next());
+        Ok(QueueDepth { ready: counts.sum(), leased, dead })
+    }
+
     /// A task that ended, from its stored result. Whoever can write to the server could put another tenant's there.
     fn ended(&self, tenant: &TenantId, id: TaskId, result: Option<Vec<u8>>) -> Result<Option<TaskStatus>> {
         const OP: &str = "queue.status";

@@ -11,6 +11,8 @@ pub(super) struct Scripts {
     pub(super) done: Script,
     pub(super) cancel: Script,
     pub(super) replay: Script,
+    pub(super) limits: Script,
+    pub(super) drop_waiting: Script,
 }
 
 impl Scripts {
@@ -24,6 +26,8 @@ impl Scripts {
             done: script(include_str!("lua/done.lua")),
             cancel: script(include_str!("lua/cancel.lua")),
             replay: script(include_str!("lua/replay.lua")),
+            limits: script(include_str!("lua/limits.lua")),
+            drop_waiting: script(include_str!("lua/drop_waiting.lua")),
         }
     }
 }
