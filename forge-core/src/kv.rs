@@ -34,7 +34,7 @@ pub enum PutMode {
 pub struct PutOptions {
     /// When.
     pub mode: PutMode,
-    /// How long it stays; `None`: until it is deleted.
+    /// How long it stays; `None`: until it is deleted. Of no time, it is gone at once.
     pub ttl: Option<Duration>,
 }
 
