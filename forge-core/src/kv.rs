@@ -5,6 +5,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 
+pub use crate::single_flight::SingleFlight;
 use crate::{Adapter, ExecutionContext, Namespace, Result};
 
 /// A stored value.

@@ -1,14 +1,15 @@
 //! Key-values on a real Redis: the shared suite, what the server is shown, what rests in its file, and what happens without it.
 #![cfg(feature = "redis")]
-#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "helpers of tests")]
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use forge_core::fake::StrictKeyring;
-use forge_core::kv::{KeyValue, PutMode, PutOptions};
+use forge_core::kv::{KeyValue, PutMode, PutOptions, SingleFlight};
 use forge_core::secret::Secrets;
 use forge_core::testing::{Fixture, HOSTILE, context, health_check, key_value};
 use forge_core::{
@@ -218,6 +219,31 @@ async fn without_its_server_every_call_fails_and_with_it_they_work_again() {
     assert_eq!(entry.value, "before");
     let over = PutOptions::default().with_mode(PutMode::Match(entry.version));
     store.put(&acme, &notes(&acme), "k", "after".into(), over).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_two_processes_that_miss_a_value_one_computes_it() {
+    let server = RedisServer::start();
+    let keyring = StrictKeyring::default();
+    let process = || SingleFlight::new(Arc::new(open(&server, &keyring)), Arc::new(SystemClock));
+    let (here, there) = (process(), process());
+    let acme = context("acme", "ana", "analyst");
+    for round in 0..5 {
+        let (computed, key) = (AtomicUsize::new(0), format!("k{round}"));
+        let (computed, key, acme) = (&computed, key.as_str(), &acme);
+        let asked = [&here, &there].repeat(32).into_iter().map(|process| async move {
+            let compute = async {
+                computed.fetch_add(1, Ordering::SeqCst);
+                // others get in between
+                process.invalidate(acme, &notes(acme), "other").await?;
+                Ok("a".into())
+            };
+            process.get_or_compute(acme, &notes(acme), key, None, compute).await
+        });
+        let values = futures::future::try_join_all(asked).await.unwrap();
+        assert!(values.iter().all(|v| v == "a"));
+        assert_eq!(computed.load(Ordering::SeqCst), 1);
+    }
 }
 
 /// What MONITOR shows from now on.
