@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::kv::{KeyValue, PutMode, PutOptions, same_tenant};
+use crate::kv::{KeyValue, PutMode, PutOptions};
 use crate::{Clock, Error, ErrorKind, EventId, ExecutionContext, Namespace, Result};
 
 const OP: &str = "kv.get_or_compute";
@@ -25,8 +25,8 @@ const MARK: u8 = b'm';
 
 /// Computes what is missing from a store, once for all who ask at the same time: in this process, and in all that share the store.
 ///
-/// What it keeps has a byte of its own before the value, so its namespaces are written by nothing else. Tenants share nothing: a place is
-/// that of the namespace, whose tenant is the context's.
+/// What it keeps has a byte of its own before the value, so its namespaces are written by nothing else. Tenants share nothing: every
+/// caller first asks the store, which refuses a namespace of another tenant, and a place has its tenant in it.
 ///
 /// ```
 /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
@@ -104,7 +104,6 @@ impl SingleFlight {
         ttl: Option<Duration>,
         compute: impl Future<Output = Result<Bytes>> + Send,
     ) -> Result<Bytes> {
-        same_tenant(OP, ctx, namespace)?;
         let place = Place { ctx, namespace, key };
         let work = async {
             if let Found::Value(value) = self.find(place).await? {
