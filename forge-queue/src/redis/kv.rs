@@ -81,19 +81,17 @@ impl RedisKeyValue {
             return Err(Error::invalid(operation, "a key has 1 to 512 bytes").with("bytes", key.len().to_string()));
         }
         let (tenant, owner, memory_type) = (namespace.tenant(), namespace.owner().to_string(), namespace.memory_type());
-        let parts = [tenant.as_str(), owner.as_str(), memory_type.as_str(), key].map(str::as_bytes);
+        let parts = ["kv.value", tenant.as_str(), owner.as_str(), memory_type.as_str(), key];
         Ok(Place {
-            value: self.redis.key(format_args!("forge:{tenant}:kv:{owner}:{memory_type}:{key}")),
-            versions: self.redis.key(format_args!("forge:{tenant}:kv-version")),
-            for_cipher: Digest::of_parts(&[&[b"kv.value".as_slice()], parts.as_slice()].concat()),
+            key: self.redis.key(format_args!("forge:{tenant}:kv:{owner}:{memory_type}:{key}")),
+            for_cipher: Digest::of_parts(&parts.map(str::as_bytes)),
         })
     }
 }
 
 /// Where a value is.
 struct Place {
-    value: String,
-    versions: String,
+    key: String,
     for_cipher: Digest,
 }
 
@@ -102,7 +100,7 @@ impl KeyValue for RedisKeyValue {
     async fn get(&self, ctx: &ExecutionContext, namespace: &Namespace, key: &str) -> Result<Option<Entry>> {
         const OP: &str = "kv.get";
         let place = self.place(OP, ctx, namespace, key)?;
-        let stored: Option<Vec<u8>> = self.redis.query(OP, cmd("GET").arg(&place.value)).await?;
+        let stored: Option<Vec<u8>> = self.redis.query(OP, cmd("GET").arg(&place.key)).await?;
         let Some(stored) = stored else { return Ok(None) };
         let (version, blob) = parse(&stored).ok_or_else(|| {
             Error::new(ErrorKind::Corrupt, OP, "the stored value has no version; does something else write here")
@@ -136,8 +134,8 @@ impl KeyValue for RedisKeyValue {
             PutMode::Match(version) => version.to_string(),
         };
         let ttl = options.ttl.map_or_else(|| "none".to_owned(), |ttl| millis(ttl).to_string());
-        let mut put = PUT.key(place.value);
-        put.key(place.versions).arg(mode).arg(blob).arg(ttl);
+        let mut put = PUT.key(place.key);
+        put.key(self.redis.key(format_args!("forge:{}:kv-version", ctx.tenant()))).arg(mode).arg(blob).arg(ttl);
         let version: Option<u64> = self.redis.script(OP, &put).await?;
         version.ok_or_else(|| Error::new(ErrorKind::Conflict, OP, "the stored version is another"))
     }
@@ -145,7 +143,7 @@ impl KeyValue for RedisKeyValue {
     async fn delete(&self, ctx: &ExecutionContext, namespace: &Namespace, key: &str) -> Result<bool> {
         const OP: &str = "kv.delete";
         let place = self.place(OP, ctx, namespace, key)?;
-        self.redis.query(OP, cmd("DEL").arg(place.value)).await
+        self.redis.query(OP, cmd("DEL").arg(place.key)).await
     }
 
     fn capability(&self) -> KeyValueCapability {
