@@ -90,7 +90,7 @@ impl SingleFlight {
     /// The value that is there, or the one that `compute` gives, which is kept for `ttl` (`None`: until it is invalidated).
     ///
     /// `compute` is polled only if nobody else has the value or computes it, and it must not ask for the same place. An error is the
-    /// caller's alone and is not kept: the next caller computes. So is a call that is dropped. What was computed is returned also if it
+    /// caller's alone and is not kept: the next caller computes, as after a call that was dropped. What was computed is returned also if it
     /// could not be kept, which is logged. Ends by the context's deadline and cancellation.
     ///
     /// # Errors
