@@ -5,6 +5,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 
+pub use crate::single_flight::SingleFlight;
 use crate::{Adapter, ExecutionContext, Namespace, Result};
 
 /// A stored value.
@@ -34,7 +35,7 @@ pub enum PutMode {
 pub struct PutOptions {
     /// When.
     pub mode: PutMode,
-    /// How long it stays; `None`: until it is deleted.
+    /// How long it stays; `None`: until it is deleted. Of no time, it is gone at once.
     pub ttl: Option<Duration>,
 }
 

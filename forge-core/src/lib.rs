@@ -46,6 +46,7 @@ pub mod queue;
 pub mod redact;
 pub mod route;
 pub mod secret;
+mod single_flight;
 mod slot;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

@@ -29,8 +29,8 @@ pub use seal::{SealedContext, SealedFor};
 pub use trace::{TraceContext, derived_span, span};
 
 use crate::{
-    CaseId, EmployeeId, Error, ErrorKind, OperationKey, RequestId, Result, Role, SessionId, Slug, TenantId, Timestamp,
-    UserId,
+    CaseId, Clock, EmployeeId, Error, ErrorKind, OperationKey, RequestId, Result, Role, SessionId, Slug, TenantId,
+    Timestamp, UserId,
 };
 
 /// One request of one tenant. See the [module](self).
@@ -212,6 +212,27 @@ impl ExecutionContext {
                 Err(e.with_retry(crate::Retryability::Never))
             }
             _ => Ok(()),
+        }
+    }
+
+    /// Does `work` until the deadline or a cancellation; it is dropped then. Nothing is begun after either.
+    pub(crate) async fn within<T>(
+        &self,
+        operation: &'static str,
+        clock: &dyn Clock,
+        work: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        self.check(operation, clock.now())?;
+        let late = async {
+            match self.0.deadline {
+                Some(d) => clock.sleep(d.since(clock.now())).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            outcome = work => outcome,
+            () = late => Err(Error::new(ErrorKind::Timeout, operation, "the deadline has passed")),
+            () = self.0.cancel.cancelled() => Err(Error::new(ErrorKind::Cancelled, operation, "the request was cancelled")),
         }
     }
 

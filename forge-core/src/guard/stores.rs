@@ -15,7 +15,7 @@ use crate::context::span;
 use crate::embed::{Embedder, EmbedderCapability};
 use crate::kv::{Entry, KeyValue, KeyValueCapability, PutOptions, same_tenant};
 use crate::vector::{Hit, Record, SearchRequest, VectorCapability, VectorStore};
-use crate::{Depth, Error, ErrorKind, ExecutionContext, Health, HealthCheck, Namespace, Result};
+use crate::{Depth, ExecutionContext, Health, HealthCheck, Namespace, Result};
 
 /// So many times as many hits as were asked for are looked at, where the policy withholds some.
 const MORE: usize = 8;
@@ -44,24 +44,13 @@ impl<T: ?Sized> Guarded<T> {
     {
         let parts = self.guard.parts();
         let (ctx, call_span) = span(ctx, name);
-        let outcome = async {
-            ctx.check(name, parts.clock.now())?;
-            parts.keyring.load(ctx.tenant()).await?;
-            let limit = ctx.deadline().map(|d| d.since(parts.clock.now()));
-            let late = async {
-                match limit {
-                    Some(d) => parts.clock.sleep(d).await,
-                    None => std::future::pending().await,
-                }
-            };
-            tokio::select! {
-                outcome = call(ctx.clone()) => outcome,
-                () = late => Err(Error::new(ErrorKind::Timeout, name, "the deadline has passed")),
-                () = ctx.cancellation().cancelled() => Err(Error::new(ErrorKind::Cancelled, name, "the request was cancelled")),
-            }
-        }
-        .instrument(call_span.clone())
-        .await;
+        let outcome = ctx
+            .within(name, parts.clock.as_ref(), async {
+                parts.keyring.load(ctx.tenant()).await?;
+                call(ctx.clone()).await
+            })
+            .instrument(call_span.clone())
+            .await;
         if let Err(e) = &outcome {
             call_span.record("error", e.kind().as_str());
         }

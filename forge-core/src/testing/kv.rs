@@ -123,10 +123,24 @@ async fn forgets_after_its_time(f: &Fixture<dyn KeyValue>) {
     let options = PutOptions::default().with_ttl(Duration::from_secs(1));
     kv.put(&ana, &notes(&ana), "k", Bytes::from_static(b"one"), options).await.unwrap();
     assert_eq!(read(kv, &ana, "k").await.as_deref(), Some("one"), "a value is there within its time");
+    kv.put(&ana, &notes(&ana), "kept", Bytes::from_static(b"one"), options).await.unwrap();
+    put(kv, &ana, "kept", "two").await.unwrap();
     f.pass(Duration::from_millis(1100)).await;
     assert_eq!(read(kv, &ana, "k").await, None, "a value past its time is not there");
+    assert_eq!(
+        read(kv, &ana, "kept").await.as_deref(),
+        Some("two"),
+        "a write sets the time anew: without one, it stays"
+    );
+    assert!(!kv.delete(&ana, &notes(&ana), "k").await.unwrap(), "what is past its time cannot be deleted");
     let created = kv.put(&ana, &notes(&ana), "k", Bytes::new(), PutOptions::default().with_mode(PutMode::Create)).await;
     assert!(created.is_ok(), "what is past its time does not stand in the way of Create");
+    let gone = PutOptions::default().with_ttl(Duration::ZERO);
+    kv.put(&ana, &notes(&ana), "k", Bytes::from_static(b"two"), gone).await.unwrap();
+    assert_eq!(read(kv, &ana, "k").await, None, "a value of no time is not there");
+    let long = PutOptions::default().with_ttl(Duration::MAX);
+    kv.put(&ana, &notes(&ana), "k", Bytes::from_static(b"three"), long).await.unwrap();
+    assert_eq!(read(kv, &ana, "k").await.as_deref(), Some("three"), "no time is too long");
 }
 
 async fn keeps_tenants_apart(f: &Fixture<dyn KeyValue>) {

@@ -23,6 +23,7 @@ mod batch;
 mod consume;
 mod control;
 mod held;
+mod kv;
 mod letters;
 mod message;
 mod produce;
@@ -48,6 +49,8 @@ use held::HeldTasks;
 use queues::Queues;
 use script::Scripts;
 use watch::Watch;
+
+pub use kv::RedisKeyValue;
 
 /// Tasks of one script call: a longer script would keep Redis from everybody else.
 const BATCH: usize = 64;
