@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use forge_core::queue::{Broker, Lease, LeaseRequest, Nack};
-use forge_core::{Error, ErrorKind, Result, Timestamp};
+use forge_core::{Error, ErrorKind, ExecutionContext, Result, Slug, Timestamp};
 use forge_redis::redis::{self, FromRedisValue};
 use serde_json::Value;
 
+use super::canvas::{Follow, Place, is_followed};
 use super::held::Held;
 use super::message::{Read, Refused};
 use super::reap::{NO_HANDLER, Taken, handler_name, parse_tag};
@@ -105,17 +106,18 @@ impl RedisBroker {
                 _ => None,
             };
             let lease = match (refused, name) {
-                (None, Some(name)) => self.shared.to_lease(&tenant, queue, name, &read, fence, (now, until)),
+                (None, Some(name)) => self.leased(&taken, name, &read, fence, (now, until)),
                 (refused, _) => Err(refused.unwrap_or(Refused::Unsealed)),
             };
             match lease {
-                Ok(lease) => {
+                Ok((lease, context)) => {
                     let foreign = read.sealed.is_none();
                     let held = Held {
                         tag: tag.clone(),
                         field: field.clone(),
                         envelope: read.envelope,
                         foreign,
+                        context,
                         lost: lease.lost.clone(),
                     };
                     self.shared.held.keep(fence, until, held);
@@ -125,6 +127,26 @@ impl RedisBroker {
             }
         }
         Ok(leases)
+    }
+}
+
+impl RedisBroker {
+    /// A lease, and whom what follows the task runs as. What could not be followed as it asks is not begun.
+    fn leased(
+        &self,
+        taken: &Taken<'_>,
+        name: Slug,
+        read: &Read,
+        fence: u64,
+        (now, until): (Timestamp, Timestamp),
+    ) -> Result<(Lease, Option<ExecutionContext>), Refused> {
+        let (tenant, queue, tag) = (taken.tenant, taken.queue, taken.tag);
+        let lease = self.shared.to_lease(tenant, queue, name, read, fence, (now, until))?;
+        let context = self.shared.runs_as(tenant, queue, read, now)?;
+        if is_followed(&read.envelope) {
+            Follow::new(&self.shared, Place { tenant, queue, tag }, &read.envelope, None, now).check()?;
+        }
+        Ok((lease, context))
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use forge_core::Timestamp;
+use forge_core::{ExecutionContext, Timestamp};
 use tokio_util::sync::CancellationToken;
 
 use crate::celery::Envelope;
@@ -18,6 +18,8 @@ pub(super) struct Held {
     pub(super) envelope: Envelope,
     /// No seal of ours: another program's task.
     pub(super) foreign: bool,
+    /// Whom what follows it runs as.
+    pub(super) context: Option<ExecutionContext>,
     /// Tells the worker that it lost the lease.
     pub(super) lost: CancellationToken,
 }

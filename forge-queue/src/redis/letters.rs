@@ -165,7 +165,7 @@ impl DeadLetters for RedisBroker {
         let stays = seconds(lifetime).saturating_add(seconds(shared.options.result_ttl));
         let mut call = shared.call(&shared.scripts.replay);
         call.arg(tenant.as_str()).arg(id.to_string()).arg(queue_for(&stored.queue, envelope.priority));
-        call.arg(envelope.to_bytes()).arg(record('R', attempt(&envelope) - 1, &envelope.task)).arg(stays);
+        call.arg(envelope.to_bytes()).arg(record('R', attempt(&envelope) - 1, &envelope.task, None)).arg(stays);
         call.arg(meta_key(&envelope.id));
         match shared.redis.script(OP, &call).await? {
             true => Ok(()),

@@ -19,6 +19,7 @@
 //! set or among the dead letters, and never in two of them.
 
 mod batch;
+mod canvas;
 mod consume;
 mod held;
 mod letters;
@@ -26,6 +27,7 @@ mod message;
 mod produce;
 mod queues;
 mod reap;
+mod restore;
 mod script;
 mod settle;
 mod watch;
@@ -81,6 +83,9 @@ pub struct Options {
     pub dead_letter_ttl: Duration,
     /// Dead letters of one tenant; beyond 10,000 the oldest goes.
     pub dead_letters_max: usize,
+    /// How long a worker of Celery may hold a message before it is given back to its queue: `visibility_timeout` of the Python side's
+    /// `broker_transport_options`, and no less; an hour, as in kombu. Leases of our own have their own length.
+    pub visibility_timeout: Duration,
     /// How much a message may hold.
     pub limits: Limits,
     /// Times follow the clock of the process instead of the server's. For tests: the clocks of two machines differ.
@@ -93,6 +98,7 @@ impl Default for Options {
             result_ttl: Duration::from_secs(24 * 3600),
             dead_letter_ttl: Duration::from_secs(30 * 24 * 3600),
             dead_letters_max: 10_000,
+            visibility_timeout: Duration::from_secs(3600),
             limits: Limits::default(),
             local_time: false,
         }
@@ -113,8 +119,8 @@ impl RedisBroker {
         options: Options,
     ) -> Self {
         let held = Arc::<HeldTasks>::default();
-        let watch = Arc::new(Watch::new(redis.clone(), queues.clone(), clock.clone(), held.clone()));
         let shared = Arc::new(Shared { redis, keyring, clock, scripts: Scripts::new(), queues, options, held });
+        let watch = Arc::new(Watch::new(shared.clone()));
         let (a, b, c) = (shared.clone(), shared.clone(), shared.clone());
         Self {
             enqueues: Arc::new(Batcher::new(BATCH, move |items| produce::push(a.clone(), items))),

@@ -71,12 +71,13 @@ impl TaskQueue for RedisBroker {
                 .with("bytes", envelope.body().len().to_string())
                 .with("max", PAYLOAD_MAX.to_string()));
         }
+        let elsewhere = Some(queue.clone()).filter(|q| *q != queues::own(ctx.tenant()));
         let queued = Queued {
             tenant: ctx.tenant().clone(),
             id,
             list: queue_for(&queue, envelope.priority),
             message,
-            record: record('R', 0, task.name.as_str()),
+            record: record('R', 0, task.name.as_str(), elsewhere.as_deref()),
             stays: seconds(task.expires).saturating_add(seconds(shared.options.result_ttl)),
             unique: task.unique.as_ref().map(|k| k.as_str().to_owned()).unwrap_or_default(),
             due: if task.delay.is_zero() { 0 } else { now.after(task.delay).as_millis() },
@@ -97,11 +98,11 @@ impl TaskQueue for RedisBroker {
         let (record, leased, result): (Option<String>, bool, Option<Vec<u8>>) =
             shared.redis.pipeline(OP, &look).await?;
         let record = record.ok_or_else(|| Error::not_found(OP, "no such task"))?;
-        let (state, attempts, name) = parse_record(&record).ok_or_else(|| corrupt(OP, "record"))?;
+        let (state, attempts, name, queue) = parse_record(&record).ok_or_else(|| corrupt(OP, "record"))?;
         let name = Slug::parse(name).map_err(|_| corrupt(OP, "name"))?;
         let state = match state {
             'R' if leased => TaskState::Leased,
-            'R' => TaskState::Ready,
+            'R' => self.elsewhere(tenant, queue, result.as_deref()).unwrap_or(TaskState::Ready),
             'C' => TaskState::Cancelled,
             'D' => TaskState::Dead { report: self.report(tenant, id).await? },
             _ => match self.answer(tenant, result)? {
@@ -160,6 +161,33 @@ impl RedisBroker {
         match result.state {
             ResultState::Success { result } if theirs => Ok(Some(result)),
             _ => Ok(None),
+        }
+    }
+
+    /// What a worker of Celery stored of a task that we sent to its queue. Such a result does not say whose it is; it is believed for a task
+    /// whose own record says that it went to a queue that is bound to the tenant, for there it is the tenant's program that answers.
+    fn elsewhere(&self, tenant: &TenantId, queue: Option<&str>, result: Option<&[u8]>) -> Option<TaskState> {
+        queue.filter(|queue| self.shared.queues.is_bound(tenant, queue))?;
+        let result = TaskResult::parse(result?, &self.shared.options.limits).ok()?;
+        if result.extra.contains_key("forge") {
+            return None;
+        }
+        match result.state {
+            ResultState::Success { result } => Some(TaskState::Succeeded { result }),
+            ResultState::Failure { exception, .. } => {
+                let kind: String = exception
+                    .kind
+                    .chars()
+                    .filter(|c| c.is_ascii_alphanumeric() || "_.".contains(*c))
+                    .take(64)
+                    .collect();
+                let e =
+                    Error::unexpected("queue.status", "the task failed in a worker of Celery").with("exception", kind);
+                Some(TaskState::Dead { report: e.report() })
+            }
+            ResultState::Revoked { .. } => Some(TaskState::Cancelled),
+            ResultState::Started { .. } => Some(TaskState::Leased),
+            _ => None,
         }
     }
 

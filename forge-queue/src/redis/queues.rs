@@ -57,9 +57,31 @@ impl Queues {
 
     /// Where a tenant's tasks of this name go.
     pub(super) fn queue_of(&self, tenant: &TenantId, task: &str) -> String {
-        let theirs = |queue: &&String| self.principal(queue).is_some_and(|p| p.tenant() == tenant);
-        let routed = self.routes.get(task).and_then(|queues| queues.iter().find(theirs));
-        routed.cloned().unwrap_or_else(|| own(tenant))
+        self.routed_to(tenant, task).map_or_else(|| own(tenant), str::to_owned)
+    }
+
+    /// The queue beside the tenant's own to which its tasks of this name are routed.
+    pub(super) fn routed_to(&self, tenant: &TenantId, task: &str) -> Option<&str> {
+        let queues = self.routes.get(task)?;
+        queues.iter().map(String::as_str).find(|queue| self.is_bound(tenant, queue))
+    }
+
+    /// Whether a queue is the tenant's own or bound to it.
+    pub(super) fn belongs(&self, tenant: &TenantId, queue: &str) -> bool {
+        queue == own(tenant) || self.is_bound(tenant, queue)
+    }
+
+    /// Whether a queue is bound to the tenant.
+    pub(super) fn is_bound(&self, tenant: &TenantId, queue: &str) -> bool {
+        self.principal(queue).is_some_and(|p| p.tenant() == tenant)
+    }
+
+    /// Whose queue it is: the tenant's that it is bound to, or whose own it is by its name.
+    pub(super) fn tenant_of(&self, queue: &str) -> Option<TenantId> {
+        match self.principal(queue) {
+            Some(principal) => Some(principal.tenant().clone()),
+            None => queue.strip_suffix(OWN).and_then(|tenant| TenantId::parse(tenant).ok()),
+        }
     }
 
     /// As whom tasks without a seal run; nobody where the queue is not bound.

@@ -1,13 +1,16 @@
 //! What nobody finished, and what cannot be run at all.
 
+use std::time::Duration;
+
+use forge_core::error::ErrorReport;
 use forge_core::{Result, Slug, TaskId, TenantId};
 
+use super::RedisBroker;
+use super::canvas::{Follow, Op, Place, Stop};
 use super::letters::Given;
 use super::message::{Read, Refused, attempt, lost, max_retries, record};
-use super::settle::{Settlement, Then};
-use super::{RedisBroker, Shared};
+use super::settle::{Settlement, Then, raised};
 use crate::celery::{Envelope, ResultState, Revocation, queue_for};
-use std::time::Duration;
 
 /// How long a task rests that this worker has no handler for: another may have one.
 pub(super) const NO_HANDLER: Duration = Duration::from_secs(5);
@@ -50,6 +53,7 @@ impl Taken<'_> {
             result: None,
             careful: true,
             then,
+            ops: Vec::new(),
         }
     }
 
@@ -80,7 +84,7 @@ impl RedisBroker {
                     let list = queue_for(&queue, read.envelope.priority);
                     let then = Then::Front { list, message: lost(read.envelope).to_bytes() };
                     self.settlements
-                        .call("queue.lease", taken.settlement(read.id, record('R', tries, &name), then))
+                        .call("queue.lease", taken.settlement(read.id, record('R', tries, &name, None), then))
                         .await?;
                 }
             }
@@ -92,7 +96,7 @@ impl RedisBroker {
     pub(super) async fn quarantine(&self, taken: &Taken<'_>, refused: Refused, read: Option<&Read>) -> Result<()> {
         let (shared, tenant) = (&self.shared, taken.tenant);
         // what is no task of its own must not change the record of one: its letter has an id of its own
-        let own = read.filter(|_| !matches!(refused, Refused::Replayed | Refused::Unsealed));
+        let own = read.filter(|_| !matches!(refused, Refused::Replayed | Refused::Unsealed | Refused::BadSeal));
         let digest = || TaskId::derived(&[b"letter", tenant.as_str().as_bytes(), taken.tag.as_bytes(), taken.message]);
         let id = own.map_or_else(digest, |r| r.id);
         let envelope = read.map(|r| &r.envelope);
@@ -110,16 +114,42 @@ impl RedisBroker {
             attempts,
         };
         let letter = shared.letter(&given, shared.clock.now()).await?;
-        let record = own.map(|r| record('D', attempts, &r.envelope.task)).unwrap_or_default();
+        let record = own.map(|r| record('D', attempts, &r.envelope.task, None)).unwrap_or_default();
         let mut settlement = taken.settlement(id, record, Then::Dead { id, letter });
-        settlement.result = envelope.filter(|_| refused == Refused::Expired).map(|e| shared.expired(tenant, e));
+        if let (Some(read), Some(state)) = (own, ended(refused, &error)) {
+            settlement.result = (read.envelope.ignore_result != Some(true))
+                .then(|| shared.result(tenant, read.envelope.id.clone(), state.clone()));
+            settlement.ops = self.nobody_did(taken, read, &state).await?;
+        }
         self.settlements.call("queue.lease", settlement).await.map(|_| ())
     }
 }
 
-impl Shared {
-    fn expired(&self, tenant: &TenantId, envelope: &Envelope) -> crate::celery::TaskResult {
-        self.result(tenant, envelope.id.clone(), ResultState::Revoked { reason: Revocation::Expired })
+impl RedisBroker {
+    /// What waited for a task that will not be run any more.
+    async fn nobody_did(&self, taken: &Taken<'_>, read: &Read, state: &ResultState) -> Result<Vec<Op>> {
+        let (shared, now) = (&self.shared, self.shared.clock.now());
+        // nothing follows on the word of a seal that does not hold
+        let Ok(ctx) = shared.runs_as(taken.tenant, taken.queue, read, now) else { return Ok(Vec::new()) };
+        let place = Place { tenant: taken.tenant, queue: taken.queue, tag: taken.tag };
+        let mut follow = Follow::new(shared, place, &read.envelope, ctx.as_ref(), now);
+        match follow.failed(state).await {
+            Ok(()) => Ok(follow.ops),
+            Err(Stop::Error(e)) => Err(e),
+            Err(Stop::Refused(_)) => Ok(Vec::new()),
+        }
+    }
+}
+
+/// What the result says of a task that was given up without a worker.
+fn ended(refused: Refused, error: &ErrorReport) -> Option<ResultState> {
+    match refused {
+        Refused::Expired => Some(ResultState::Revoked { reason: Revocation::Expired }),
+        Refused::Lost => {
+            let (exception, traceback) = raised(error);
+            Some(ResultState::Failure { exception, traceback })
+        }
+        _ => None,
     }
 }
 

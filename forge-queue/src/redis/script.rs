@@ -10,6 +10,9 @@ pub(super) struct Scripts {
     pub(super) settle: Script,
     pub(super) cancel: Script,
     pub(super) replay: Script,
+    pub(super) chord: Script,
+    pub(super) overdue: Script,
+    pub(super) restore: Script,
 }
 
 impl Scripts {
@@ -22,6 +25,9 @@ impl Scripts {
             settle: script(include_str!("lua/settle.lua")),
             cancel: script(include_str!("lua/cancel.lua")),
             replay: script(include_str!("lua/replay.lua")),
+            chord: script(include_str!("lua/chord.lua")),
+            overdue: script(include_str!("lua/overdue.lua")),
+            restore: script(include_str!("lua/restore.lua")),
         }
     }
 }

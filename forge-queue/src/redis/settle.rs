@@ -8,11 +8,15 @@ use forge_core::queue::{Lease, Nack};
 use forge_core::{Error, ErrorKind, Result, TaskId, TenantId};
 use serde_json::Value;
 
+use super::canvas::{Follow, Op, Place, Stop};
 use super::held::Held;
 use super::letters::Given;
 use super::message::record;
 use super::{RedisBroker, Shared, millis, seconds};
 use crate::celery::{Exception, ResultState, TaskResult, meta_key, queue_for};
+
+/// Leases and what goes with their ends, in one call of the script.
+const LINES: usize = 256;
 
 /// One lease and how it ends; a line of `settle.lua`.
 pub(super) struct Settlement {
@@ -26,6 +30,8 @@ pub(super) struct Settlement {
     /// Leaves a result that is another tenant's.
     pub(super) careful: bool,
     pub(super) then: Then,
+    /// What else goes with it.
+    pub(super) ops: Vec<Op>,
 }
 
 /// Where the task goes on.
@@ -56,9 +62,26 @@ pub(super) enum Then {
 
 /// Ends a batch of leases; whether each was still held.
 pub(super) async fn settle(shared: Arc<Shared>, items: Vec<Settlement>) -> Result<Vec<bool>> {
+    let mut outcomes = Vec::with_capacity(items.len());
+    let mut rest = items.as_slice();
+    while !rest.is_empty() {
+        // a call of many lines would keep Redis from everybody else
+        let mut lines = 0;
+        let fits = rest.iter().take_while(|item| {
+            lines += 1 + item.ops.len();
+            lines <= LINES
+        });
+        let (now, later) = rest.split_at(fits.count().max(1));
+        outcomes.extend(settle_now(&shared, now).await?);
+        rest = later;
+    }
+    Ok(outcomes)
+}
+
+async fn settle_now(shared: &Shared, items: &[Settlement]) -> Result<Vec<bool>> {
     let now = shared.clock.now();
     let mut call = shared.call(&shared.scripts.settle);
-    for item in &items {
+    for item in items {
         call.arg(&item.tag).arg(item.tenant.as_str()).arg(&item.field).arg(item.id.to_string()).arg(&item.record);
         match &item.result {
             Some(result) => call.arg(meta_key(&result.task_id)).arg(result.to_json()),
@@ -77,7 +100,10 @@ pub(super) async fn settle(shared: Arc<Shared>, items: Vec<Settlement>) -> Resul
                 call.arg("dead").arg(id.to_string()).arg(letter).arg(shared.options.dead_letters_max).arg(oldest)
             }
         };
-        call.arg(0);
+        call.arg(item.ops.len());
+        for op in &item.ops {
+            op.write(&mut call, seconds(shared.options.result_ttl));
+        }
     }
     let outcomes: Vec<bool> = shared.redis.script("queue.settle", &call).await?;
     tracing::trace!(leases = items.len(), took = ?shared.clock.now().since(now), "settled");
@@ -88,9 +114,24 @@ impl RedisBroker {
     pub(super) async fn acknowledge(&self, lease: &Lease, result: Value) -> Result<()> {
         const OP: &str = "queue.ack";
         let held = self.holding(OP, lease)?;
+        let mut follow = self.follow(lease, &held);
+        match follow.succeeded(&result).await {
+            Ok(()) => {}
+            Err(Stop::Error(e)) if e.kind() == ErrorKind::LeaseLost => return Err(lost(OP, lease)),
+            Err(Stop::Error(e)) => return Err(e),
+            // it was looked at before the task began: what follows grew too large with the result
+            Err(Stop::Refused(refused)) => {
+                let e = refused.error();
+                let settlement = self.dead(lease, &held, &e.report(), refused.reason()).await?;
+                self.finish(OP, lease, settlement).await?;
+                return Err(Error::invalid(OP, "what follows the task cannot be sent; it is a dead letter now")
+                    .with("reason", refused.reason()));
+            }
+        }
+        let (ops, children) = (follow.ops, follow.children);
         let mut settlement = self.end(lease, &held, 'S');
-        settlement.result = Some(self.outcome(lease, &held, ResultState::Success { result }))
-            .filter(|_| held.envelope.ignore_result != Some(true));
+        settlement.result = self.outcome(lease, &held, ResultState::Success { result }, children);
+        settlement.ops = ops;
         self.finish(OP, lease, settlement).await
     }
 
@@ -106,32 +147,50 @@ impl RedisBroker {
                 let again = held.envelope.clone().with_retry(held.envelope.retries.saturating_add(1), None);
                 let mut settlement = self.end(lease, &held, 'R');
                 let (exception, traceback) = raised(&report);
-                settlement.result = Some(self.outcome(lease, &held, ResultState::Retry { exception, traceback }));
+                settlement.result = self.outcome(lease, &held, ResultState::Retry { exception, traceback }, Vec::new());
                 let (list, message) = (queue_for(&lease.queue, again.priority), again.to_bytes());
                 settlement.then =
                     if after.is_zero() { Then::Back { list, message } } else { Then::Later { list, message, after } };
                 settlement
             }
-            None => {
-                let mut settlement = self.end(lease, &held, 'D');
-                let (exception, traceback) = raised(&report);
-                settlement.result = Some(self.outcome(lease, &held, ResultState::Failure { exception, traceback }));
-                let given = Given {
-                    tenant: &lease.tenant,
-                    id: lease.id,
-                    queue: &lease.queue,
-                    reason: report.kind.as_str(),
-                    error: &report,
-                    read: Some(&held.envelope),
-                    message: &held.envelope.to_bytes(),
-                    attempts: lease.attempt,
-                };
-                let letter = self.shared.letter(&given, self.shared.clock.now()).await?;
-                settlement.then = Then::Dead { id: lease.id, letter };
-                settlement
-            }
+            None => self.dead(lease, &held, &report, report.kind.as_str()).await?,
         };
         self.finish(OP, lease, settlement).await
+    }
+
+    /// Gives a task up, and with it what waits for it.
+    async fn dead(&self, lease: &Lease, held: &Held, report: &ErrorReport, reason: &str) -> Result<Settlement> {
+        let mut settlement = self.end(lease, held, 'D');
+        let (exception, traceback) = raised(report);
+        let state = ResultState::Failure { exception, traceback };
+        let mut follow = self.follow(lease, held);
+        match follow.failed(&state).await {
+            Ok(()) => settlement.ops = follow.ops,
+            Err(Stop::Error(e)) if e.kind() == ErrorKind::LeaseLost => return Err(lost("queue.nack", lease)),
+            Err(Stop::Error(e)) => return Err(e),
+            Err(Stop::Refused(refused)) => {
+                tracing::warn!(tenant = %lease.tenant, task = %lease.id, reason = refused.reason(), "what waits for a failed task was not told");
+            }
+        }
+        settlement.result = self.outcome(lease, held, state, Vec::new());
+        let given = Given {
+            tenant: &lease.tenant,
+            id: lease.id,
+            queue: &lease.queue,
+            reason,
+            error: report,
+            read: Some(&held.envelope),
+            message: &held.envelope.to_bytes(),
+            attempts: lease.attempt,
+        };
+        let letter = self.shared.letter(&given, self.shared.clock.now()).await?;
+        settlement.then = Then::Dead { id: lease.id, letter };
+        Ok(settlement)
+    }
+
+    fn follow<'a>(&'a self, lease: &'a Lease, held: &'a Held) -> Follow<'a> {
+        let place = Place { tenant: &lease.tenant, queue: &lease.queue, tag: &held.tag };
+        Follow::new(&self.shared, place, &held.envelope, held.context.as_ref(), self.shared.clock.now())
     }
 
     /// The message of a lease that this process still holds, as far as it knows.
@@ -149,19 +208,21 @@ impl RedisBroker {
             field: held.field.clone(),
             tenant: lease.tenant.clone(),
             id: lease.id,
-            record: record(state, lease.attempt, lease.name.as_str()),
+            record: record(state, lease.attempt, lease.name.as_str(), None),
             result: None,
             careful: held.foreign,
             then: Then::End,
+            ops: Vec::new(),
         }
     }
 
-    /// A result, with what Celery keeps beside it.
-    fn outcome(&self, lease: &Lease, held: &Held, state: ResultState) -> TaskResult {
+    /// A result, with what Celery keeps beside it; none for a task that wants none.
+    fn outcome(&self, lease: &Lease, held: &Held, state: ResultState, children: Vec<Value>) -> Option<TaskResult> {
         let mut result = self.shared.result(&lease.tenant, held.envelope.id.clone(), state);
+        result.children = Some(children);
         result.group_id.clone_from(&held.envelope.group);
         result.parent_id.clone_from(&held.envelope.parent_id);
-        result
+        Some(result).filter(|_| held.envelope.ignore_result != Some(true))
     }
 
     /// Settles with the others; a lease that was lost stays as it is.
@@ -178,6 +239,6 @@ fn lost(operation: &'static str, lease: &Lease) -> Error {
 }
 
 /// An error as an exception that any Python client can raise. The sentence is the operator's: it names no datum, but facts may.
-fn raised(report: &ErrorReport) -> (Exception, Option<String>) {
+pub(super) fn raised(report: &ErrorReport) -> (Exception, Option<String>) {
     (Exception::builtin("RuntimeError", format!("{}: {}", report.kind.as_str(), report.message)), None)
 }

@@ -1,7 +1,48 @@
 -- Ends leases. ARGV: now, then of each: tag, tenant, field in the run hash, record key's id, record, result key, result, seconds that the
--- result stays, '1' if another tenant's result is not to be written over, how it goes on, four words for that, n, n times list and envelope.
+-- result stays, '1' if another tenant's result is not to be written over, how it goes on, four words for that, n, and n times six words.
 -- How it goes on: 'end'; 'front' and 'back' (list, envelope); 'later' (list, envelope, ms); 'dead' (id, letter, most letters, ms that
--- they stay). Gives 1 for each that was held, 0 for the others, which are left as they are.
+-- they stay). What goes with it, six words each: 'push' (list, envelope, id, record, seconds that the record stays); 'result' (key, result,
+-- seconds that it stays); 'begin' a chord (base of its keys, size, seconds, structure); 'complete' one (base, claim). Gives 1 for each that was held, 0 for the others, which are left as they are.
+local function is_free(key, tenant)
+  local there = redis.call('GET', P .. key)
+  if not there then return true, true end
+  return not there:find('"forge": "', 1, true) or there:find('"forge": "' .. tenant .. '"', 1, true),
+    there:sub(1, 20) ~= '{"status": "SUCCESS"'
+end
+
+local function store(key, result, stays)
+  redis.call('SET', P .. key, result, 'EX', stays)
+  redis.call('PUBLISH', P .. key, result)
+end
+
+local also = {}
+function also.push(tenant, list, envelope, id, record, stays)
+  -- a task of ours is sent once, also if its parent is run once more
+  if id == '' or redis.call('SET', of(tenant, 'task:' .. id), record, 'EX', stays, 'NX') then
+    redis.call('LPUSH', P .. list, envelope)
+  end
+end
+function also.result(tenant, key, result, stays)
+  local mine, open = is_free(key, tenant)
+  if mine and open then store(key, result, stays) end
+end
+function also.begin(tenant, base, size, stays, structure)
+  local owner, keys = P .. 'forge:chord:' .. base, P .. base
+  redis.call('SET', owner, tenant, 'EX', stays, 'NX')
+  if redis.call('GET', owner) ~= tenant then return end
+  redis.call('DEL', keys .. '.c')
+  redis.call('SET', keys .. '.s', size, 'EX', stays)
+  if structure ~= '' then redis.call('SET', keys, structure, 'EX', stays) end
+end
+-- false for a claim that is another's now: it sends the body
+function also.complete(_, base, claim)
+  base = P .. base
+  local claimed = redis.call('GET', base .. '.c')
+  if claimed ~= claim and (claimed or redis.call('EXISTS', base .. '.s') == 0) then return false end
+  redis.call('DEL', base .. '.j', base .. '.t', base .. '.s', base .. '.d')
+  redis.call('SET', base .. '.c', 'done', 'EX', 300)
+end
+
 local outcomes, i = {}, 2
 while i <= #ARGV do
   local tag, tenant, field, id, record, key, result, stays, careful, how, a, b, c, d, pushes = unpack(ARGV, i, i + 14)
@@ -11,15 +52,7 @@ while i <= #ARGV do
   if held then
     if record ~= '' then redis.call('SET', of(tenant, 'task:' .. id), record, 'KEEPTTL', 'XX') end
     if result ~= '' then
-      local mine = true
-      if careful == '1' then
-        local there = redis.call('GET', P .. key)
-        mine = not there or not there:find('"forge": "', 1, true) or there:find('"forge": "' .. tenant .. '"', 1, true)
-      end
-      if mine then
-        redis.call('SET', P .. key, result, 'EX', stays)
-        redis.call('PUBLISH', P .. key, result)
-      end
+      if careful ~= '1' or is_free(key, tenant) then store(key, result, stays) end
     end
     if how == 'front' then
       redis.call('RPUSH', P .. a, b)
@@ -41,9 +74,12 @@ while i <= #ARGV do
       end
     end
   end
+  local go_on = held
   for _ = 1, tonumber(pushes) do
-    if held then redis.call('LPUSH', P .. ARGV[i], ARGV[i + 1]) end
-    i = i + 2
+    local kind, v, w, x, y, z = unpack(ARGV, i, i + 5)
+    if held and kind == 'complete' then go_on = true end
+    if go_on and also[kind](tenant, v, w, x, y, z) == false then go_on = false end
+    i = i + 6
   end
   if held and tonumber(pushes) > 0 then enter(tenant) end
 end
