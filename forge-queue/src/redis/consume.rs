@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::canvas::{Follow, Place, is_followed};
 use super::held::Held;
 use super::message::{Read, Refused};
-use super::reap::{NO_HANDLER, Taken, handler_name, parse_tag};
+use super::reap::{Taken, handler_name, parse_tag};
 use super::{BATCH, RedisBroker, Shared, at, corrupt, millis};
 
 const LEASE: &str = "queue.lease";
@@ -100,7 +100,7 @@ impl RedisBroker {
                     continue;
                 }
                 (None, None) => {
-                    self.settlements.call(LEASE, taken.deferred(&read, NO_HANDLER)).await?;
+                    self.settlements.call(LEASE, taken.for_others(&read)).await?;
                     continue;
                 }
                 _ => None,

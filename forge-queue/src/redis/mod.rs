@@ -154,6 +154,14 @@ impl RedisBroker {
         Ok(self.rebuilt(self.shared.queues.routed(task, queue)?, self.shared.options.clone()))
     }
 
+    /// Leaves a bound queue to the workers of another program: tasks are sent to it, and none is taken from it.
+    ///
+    /// # Errors
+    /// `Config` if no such queue is bound.
+    pub fn leave(&self, queue: &str) -> Result<Self> {
+        Ok(self.rebuilt(self.shared.queues.left(queue)?, self.shared.options.clone()))
+    }
+
     /// Sets how long things stay, and how large they may be.
     #[must_use]
     pub fn with_options(&self, options: Options) -> Self {

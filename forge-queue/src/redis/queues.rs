@@ -1,6 +1,6 @@
 //! Which queue is whose.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -11,6 +11,7 @@ use forge_core::{Error, ErrorKind, Principal, Result, Slug, TenantId};
 pub(super) struct Queues {
     bound: Arc<BTreeMap<String, Principal>>,
     routes: Arc<BTreeMap<String, Vec<String>>>,
+    left: Arc<BTreeSet<String>>,
 }
 
 /// The queue of a tenant's own tasks.
@@ -43,7 +44,16 @@ impl Queues {
         if all.insert(queue.to_owned(), principal).is_some() {
             return wrong("the queue is bound already");
         }
-        Ok(Self { bound: Arc::new(all), routes: self.routes.clone() })
+        Ok(Self { bound: Arc::new(all), ..self.clone() })
+    }
+
+    pub(super) fn left(&self, queue: &str) -> Result<Self> {
+        if !self.bound.contains_key(queue) {
+            return Err(Error::new(ErrorKind::Config, "queue.leave", "the queue is not bound; bind it first"));
+        }
+        let mut all = BTreeSet::clone(&self.left);
+        all.insert(queue.to_owned());
+        Ok(Self { left: Arc::new(all), ..self.clone() })
     }
 
     pub(super) fn routed(&self, task: &Slug, queue: &str) -> Result<Self> {
@@ -52,7 +62,7 @@ impl Queues {
         }
         let mut all = BTreeMap::clone(&self.routes);
         all.entry(task.to_string()).or_default().push(queue.to_owned());
-        Ok(Self { bound: self.bound.clone(), routes: Arc::new(all) })
+        Ok(Self { routes: Arc::new(all), ..self.clone() })
     }
 
     /// Where a tenant's tasks of this name go.
@@ -89,10 +99,10 @@ impl Queues {
         self.bound.get(queue)
     }
 
-    /// Tenants and the queues that are bound to them beside their own.
+    /// Tenants and the queues that are bound to them beside their own, and served.
     pub(super) fn beside(&self) -> impl Iterator<Item = (&TenantId, &str)> {
         let all = self.bound.iter().map(|(queue, principal)| (principal.tenant(), queue.as_str()));
-        all.filter(|(tenant, queue)| own(tenant) != *queue)
+        all.filter(|(tenant, queue)| own(tenant) != *queue && !self.left.contains(*queue))
     }
 }
 

@@ -13,7 +13,7 @@ use super::settle::{Settlement, Then, raised};
 use crate::celery::{Envelope, ResultState, Revocation, queue_for};
 
 /// How long a task rests that this worker has no handler for: another may have one.
-pub(super) const NO_HANDLER: Duration = Duration::from_secs(5);
+const NO_HANDLER: Duration = Duration::from_secs(5);
 
 /// A tag's parts: fence, tenant, and the field in the tenant's `run`.
 pub(super) fn parse_tag(tag: &str) -> Option<(u64, TenantId, String)> {
@@ -59,7 +59,15 @@ impl Taken<'_> {
 
     /// Puts it back as it is, for later.
     pub(super) fn deferred(&self, read: &Read, after: Duration) -> Settlement {
-        let list = queue_for(self.queue, read.envelope.priority);
+        self.put_back(queue_for(self.queue, read.envelope.priority), read, after)
+    }
+
+    /// Puts back what has no handler here, so that other workers get it first.
+    pub(super) fn for_others(&self, read: &Read) -> Settlement {
+        self.put_back(format!("!{}", queue_for(self.queue, read.envelope.priority)), read, NO_HANDLER)
+    }
+
+    fn put_back(&self, list: String, read: &Read, after: Duration) -> Settlement {
         self.settlement(read.id, String::new(), Then::Later { list, message: self.message.to_vec(), after })
     }
 }

@@ -1,11 +1,13 @@
 //! The join of a chord, in the keys of Celery 5.7, so that parts done by Python and parts done here meet in one body.
 
+use std::collections::HashMap;
+
 use forge_core::{Error, ErrorKind, Result};
 use forge_redis::redis::{self, FromRedisValue};
 use serde_json::{Value, json};
 
 use super::Place;
-use crate::celery::{Exception, Limits, ResultState, TaskResult, decoded, meta_key, value_repr, written};
+use crate::celery::{Exception, Limits, ResultState, TaskResult, decoded, value_repr, written};
 use crate::redis::{Shared, corrupt, seconds};
 
 const OP: &str = "queue.chord";
@@ -71,38 +73,25 @@ impl Shared {
         let limits = &self.options.limits;
         let results = match structure.is_empty() {
             true => parts.iter().map(|part| returned(part, limits)).collect(),
-            false => self.structured(&structure).await?,
+            false => structured(&structure, &parts, limits),
         };
         Ok(Some(Complete { base, claim, results }))
     }
+}
 
-    /// The results in the shape that was saved when the chord began; they are stored one by one.
-    async fn structured(&self, structure: &[u8]) -> Result<Result<Vec<Value>, Exception>> {
-        let limits = &self.options.limits;
-        let unreadable = || chord_error("Join error: the saved structure does not parse".to_owned());
-        let Some(shape) = decoded(structure, limits).ok().and_then(|v| v.get("result").cloned()) else {
-            return Ok(Err(unreadable()));
-        };
-        let mut ids = Vec::new();
-        leaves(&shape, &mut ids);
-        if ids.is_empty() {
-            return Ok(Err(unreadable()));
-        }
-        let keys: Vec<String> = ids.iter().map(|id| self.redis.key(meta_key(id))).collect();
-        let stored: Vec<Option<Vec<u8>>> = self.redis.query(OP, redis::cmd("MGET").arg(keys)).await?;
-        let mut values = Vec::new();
-        for (id, raw) in ids.iter().zip(stored) {
-            let result = raw.and_then(|raw| TaskResult::parse(&raw, limits).ok());
-            match result.map(|r| r.state) {
-                Some(ResultState::Success { result }) => values.push(result),
-                Some(ResultState::Failure { exception, .. }) => return Ok(Err(raised(id, &exception))),
-                _ => return Ok(Err(chord_error(format!("Join error: the result of {id} is not there")))),
-            }
-        }
-        Ok(match shaped(&shape, &mut values.into_iter()) {
-            Some(Value::Array(results)) => Ok(results),
-            _ => Err(unreadable()),
-        })
+/// The results in the shape that was saved when the chord began.
+fn structured(structure: &[u8], parts: &[Vec<u8>], limits: &Limits) -> Result<Vec<Value>, Exception> {
+    let unreadable = || chord_error("Join error: the saved structure does not parse".to_owned());
+    let shape = decoded(structure, limits).map_err(|_| unreadable())?;
+    let mut values = HashMap::new();
+    for part in parts {
+        let value = returned(part, limits)?;
+        let id = decoded(part, limits).ok().and_then(|p| p.get(1)?.as_str().map(str::to_owned));
+        values.insert(id.unwrap_or_default(), value);
+    }
+    match shaped(shape.get("result").ok_or_else(unreadable)?, &values)? {
+        Value::Array(results) => Ok(results),
+        _ => Err(unreadable()),
     }
 }
 
@@ -133,25 +122,15 @@ pub(super) fn chord_error(message: String) -> Exception {
     }
 }
 
-/// The ids of tasks in `[[id, parent], null]` and `[[group, parent], [...]]`.
-fn leaves(tuple: &Value, ids: &mut Vec<String>) {
+/// `[[id, parent], null]` is a task's result, `[[group, parent], [...]]` a list of results.
+fn shaped(tuple: &Value, values: &HashMap<String, Value>) -> Result<Value, Exception> {
     match tuple.get(1) {
-        Some(Value::Array(of)) => of.iter().for_each(|t| leaves(t, ids)),
-        _ => ids.extend(tuple.pointer("/0/0").and_then(Value::as_str).map(str::to_owned)),
-    }
-}
-
-fn shaped(tuple: &Value, values: &mut impl Iterator<Item = Value>) -> Option<Value> {
-    match tuple.get(1) {
-        Some(Value::Array(of)) => {
-            // a recursive generic over an iterator would be a type without end
-            let mut list = Vec::new();
-            for t in of {
-                list.push(shaped(t, values)?);
-            }
-            Some(Value::Array(list))
+        Some(Value::Array(of)) => of.iter().map(|t| shaped(t, values)).collect::<Result<_, _>>().map(Value::Array),
+        _ => {
+            let id = tuple.pointer("/0/0").and_then(Value::as_str).unwrap_or_default();
+            let missing = || chord_error(format!("Join error: the result of {id} is not there"));
+            values.get(id).cloned().ok_or_else(missing)
         }
-        _ => values.next(),
     }
 }
 
@@ -172,10 +151,12 @@ mod tests {
     fn results_take_the_shape_that_was_saved() {
         let shape =
             json!([["g", null], [[["a", null], null], [["h", null], [[["b", null], null], [["c", null], null]]]]]);
-        let mut ids = Vec::new();
-        leaves(&shape, &mut ids);
-        assert_eq!(ids, ["a", "b", "c"]);
-        let values = vec![json!(1), json!(2), json!(3)];
-        assert_eq!(shaped(&shape, &mut values.into_iter()), Some(json!([1, [2, 3]])));
+        let part = |id: &str, n: u8| format!(r#"[1, "{id}", "SUCCESS", {n}]"#).into_bytes();
+        let structure = json!({"result": shape}).to_string().into_bytes();
+        let parts = [part("a", 1), part("c", 3), part("b", 2)];
+        let limits = Limits::default();
+        assert_eq!(structured(&structure, &parts, &limits), Ok(vec![json!(1), json!([2, 3])]));
+        assert!(structured(&structure, &parts[1..], &limits).is_err());
+        assert!(structured(b"{}", &parts, &limits).is_err());
     }
 }
