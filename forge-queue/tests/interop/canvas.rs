@@ -36,6 +36,7 @@ ask("group-last", chain(sig("rs.add", 1, 1), group(sig("rs.add", 1), sig("py.add
 ask("group-body", chord(header, group(sig("rs.tsum"), sig("py.tsum"))))
 seen["group"] = group(sig("rs.add", 1, 1), sig("py.add", 2, 2)).delay().join(timeout=20)
 ask("nested", chord([chain(sig("rs.add", 1, 1), group(sig("rs.add", 1), sig("py.add", 2))), sig("rs.add", 5, 5)], sig("rs.echo")))
+ask("nested-inside", chain(sig("rs.add", 1, 1), group(chain(sig("rs.add", 1), group(sig("rs.add", 1), sig("py.add", 2))), sig("rs.add", 5)), sig("rs.echo")))
 ask("chunks", chain(sig("rs.echo"), add.chunks([(1, 2), (3, 4)], 1).group()))
 broken = chain(sig("rs.fail"), sig("py.add", 1), sig("rs.add", 2)).delay()
 try:
@@ -74,7 +75,7 @@ print(json.dumps(seen))
         "body-rs": 20, "body-py": 20, "order": [[2, 4, 6, 8]],
         "chord-inside": 12, "chord-after-py": 12, "two-chords": 17,
         "group-last": [3, 4], "group-body": [20, 20], "group": [2, 4],
-        "nested": [[[3, 4], 10]],
+        "nested": [[[3, 4], 10]], "nested-inside": [[[4, 5], 7]],
         "chunks": [[3], [7]],
         "chain-fails": ["invalid_input: no luck", "FAILURE", "FAILURE"],
         "chord-fails-rs": format!("{dependency} RuntimeError('invalid_input: no luck')"),

@@ -148,12 +148,14 @@ impl<'a> Expansion<'a> {
         if self.grouped == 0 {
             self.children.push(Tree::Group(group.clone(), trees).to_value());
         }
+        // a group at the end of a part of a chord is counted there
+        let joined = signature.options.get("group_id").and_then(Value::as_str).unwrap_or(&group).to_owned();
         self.grouped += 1;
         for (i, mut member) in members.into_iter().enumerate() {
             merge(&mut member, handed_on(&signature.options));
             merge(&mut member, signature.options.iter().filter(|(k, _)| *k == "chord"));
             append(&mut member, "link_error", signature.options.get("link_error"));
-            joins(&mut member, &group, i);
+            joins(&mut member, &joined, i);
             self.apply(member, &before(&signature, args))?;
         }
         self.grouped -= 1;
