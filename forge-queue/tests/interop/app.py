@@ -57,6 +57,11 @@ def both_add(a, b):
     return ["python", a + b]
 
 
+@app.task(name="both.python")
+def both_python():
+    return "python"
+
+
 @app.task(name="both.slow")
 def both_slow():
     app.backend.client.set("{t}:slow-has-begun", 1)

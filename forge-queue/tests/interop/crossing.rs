@@ -94,3 +94,15 @@ async fn rust_sends_and_python_does() {
     world.server.cli(&["SET", &format!("{{t}}:celery-task-meta-{own}"), forged]);
     assert_eq!(world.broker.status(&ctx, own).await.unwrap().state, TaskState::Ready);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn in_a_queue_that_both_serve_each_task_finds_its_worker() {
+    let world = World::new();
+    let _rust = world.serve();
+    let id = world.python("print(json.dumps(sig('both.python').delay().id))").await;
+    // Rust has no handler for it, and is the only one there
+    until("Rust to put it back", async || Some(()).filter(|()| world.key("ZCARD", "forge:acme:delayed") == "1")).await;
+    let _python = world.celery("both");
+    let key = format!("celery-task-meta-{}", id.as_str().unwrap());
+    until("Python to do it", async || Some(()).filter(|()| world.key("GET", &key).contains("SUCCESS"))).await;
+}

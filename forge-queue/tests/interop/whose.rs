@@ -31,6 +31,13 @@ fn chain(of: Value) -> Embed {
     Embed { chain: Some(vec![of]), ..Embed::default() }
 }
 
+fn part(id: u128, queue: &str, index: u64, body: &str) -> Envelope {
+    let chord = json!({"task": body, "options": {"task_id": TaskId::fixed(9).to_string()}});
+    let mut part = task(id, "rs.add", queue, Embed { chord: Some(chord), ..Embed::default() });
+    (part.group, part.group_index) = (Some("g".to_owned()), Some(index));
+    part
+}
+
 async fn leased(world: &World) -> Lease {
     until("a lease", async || world.broker.lease(&request()).await.unwrap().pop()).await
 }
@@ -108,13 +115,6 @@ async fn a_task_that_would_be_followed_in_another_tenants_queue_is_not_begun() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_chord_counts_the_parts_of_one_tenant_once_each() {
     let world = World::new();
-    let part = |id, queue, index, body: &str| {
-        let chord = json!({"task": body, "options": {"task_id": TaskId::fixed(9).to_string()}});
-        let embed = Embed { chord: Some(chord), ..Embed::default() };
-        let mut part = task(id, "rs.add", queue, embed);
-        (part.group, part.group_index) = (Some("g".to_owned()), Some(index));
-        part
-    };
     world.server.cli(&["SET", "{t}:celery-taskset-meta-g.s", "2"]);
     let end = async |message: Envelope, queue, result| {
         world.push(queue, &message.to_bytes());
@@ -133,4 +133,21 @@ async fn a_chord_counts_the_parts_of_one_tenant_once_each() {
     assert_eq!(bodies.len(), 1, "sent once");
     assert_eq!((bodies[0].args(), bodies[0].task.as_str()), (&[json!(["first", "second"])][..], "py.tsum"));
     assert_eq!(world.key("GET", "celery-taskset-meta-g.c"), "done");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_part_that_claimed_the_body_and_died_sends_it_when_it_is_run_again() {
+    let world = World::new();
+    let claim = format!("forge:{}:0", TaskId::fixed(1));
+    world.server.cli(&["SET", "{t}:celery-taskset-meta-g.s", "1"]);
+    world.server.cli(&["SET", "{t}:celery-taskset-meta-g.c", "another worker", "EX", "600"]);
+    let again = async || {
+        world.push("rsq", &part(1, "rsq", 0, "py.tsum").to_bytes());
+        world.broker.ack(&leased(&world).await, json!(7)).await.unwrap();
+        list(&world, "pyq").len()
+    };
+    assert_eq!(again().await, 0, "another worker sends it");
+    world.server.cli(&["SET", "{t}:celery-taskset-meta-g.c", &claim, "EX", "600"]);
+    assert_eq!(again().await, 1);
+    assert_eq!(again().await, 1, "sent once");
 }

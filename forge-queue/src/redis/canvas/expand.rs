@@ -101,7 +101,7 @@ impl<'a> Expansion<'a> {
     /// The first now, the others as its chain; a group before something is a chord.
     fn chain(&mut self, signature: Signature, args: &[Value]) -> Result<(), Malformed> {
         let mut steps = VecDeque::from(spliced(&signature)?);
-        while steps.len() > 1 && steps.front().is_some_and(|s| is_empty_group(s)) {
+        while steps.len() > 1 && steps.front().is_some_and(is_empty_group) {
             steps.pop_front();
         }
         let mut done: Vec<Signature> = Vec::new();

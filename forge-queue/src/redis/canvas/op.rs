@@ -31,7 +31,7 @@ impl Op {
                 call.arg("result").arg(meta_key(&result.task_id)).arg(result.to_json()).arg(result_ttl).arg("").arg("");
             }
             Self::Begin(chord) => {
-                let structure = chord.structure.as_ref().map(|s| written(s)).unwrap_or_default();
+                let structure = chord.structure.as_ref().map(written).unwrap_or_default();
                 call.arg("begin").arg(base(&chord.group)).arg(chord.size).arg(result_ttl).arg(structure).arg("");
             }
             Self::Complete { base, claim } => {
