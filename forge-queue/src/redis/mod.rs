@@ -10,6 +10,8 @@
 //! | `<queue>`, `<queue>\x06\x16{3,6,9}` | lists of messages, one for each step of priority; kombu's |
 //! | `unacked`, `unacked_index` | what workers hold, and since when; kombu's |
 //! | `celery-task-meta-<id>` | results; Celery's |
+//! | `celery-taskset-meta-<group>`, and behind it `.j .t .s .d .c` | chords; Celery's |
+//! | `forge:chord:<the same>` | whose the chord is |
 //! | `forge:leases` | leases by the time at which they run out |
 //! | `forge:ready`, `forge:vtime`, `forge:v` | start-time fair queueing: tenants by virtual time |
 //! | `forge:due`, `forge:throttled`, `forge:blocked` | tenants that wait for a time, for a token, for something else |

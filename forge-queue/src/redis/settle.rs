@@ -47,7 +47,7 @@ pub(super) enum Then {
         list: String,
         message: Vec<u8>,
     },
-    /// To the front, after so long.
+    /// To the front, after so long; a list behind `!` when everybody here has looked.
     Later {
         list: String,
         message: Vec<u8>,

@@ -157,14 +157,23 @@ impl<'a> Follow<'a> {
     fn fail_all(&mut self, signatures: &[Value], state: &ResultState) {
         for signature in signatures.iter().filter_map(|s| read(s).ok()) {
             match signature.task.as_str() {
-                "celery.chain" | "celery.group" => {
+                "celery.chain" => {
                     let mut tasks = members(&signature).unwrap_or_default();
                     // the end of a chain stands for the chain in its group and chord
-                    if let Some(last) = tasks.last_mut().filter(|_| signature.task == "celery.chain") {
+                    if let Some(last) = tasks.last_mut() {
                         inherit(last, &signature);
                     }
                     let tasks: Vec<Value> = tasks.iter().map(Signature::to_value).collect();
                     self.fail_all(&tasks, state);
+                }
+                "celery.group" => {
+                    for (i, mut task) in flattened(&signature).unwrap_or_default().into_iter().enumerate() {
+                        if signature.options.get("chord").is_some_and(|c| !c.is_null()) {
+                            inherit(&mut task, &signature);
+                            task.options.insert("group_index".to_owned(), i.into());
+                        }
+                        self.fail_all(&[task.to_value()], state);
+                    }
                 }
                 "celery.chord" => {
                     if let Ok((header, mut body)) = parts(&signature) {
@@ -271,7 +280,7 @@ fn read(value: &Value) -> Result<Signature, Refused> {
 
 /// What a whole says of its group and chord goes for the part that stands for it.
 fn inherit(part: &mut Signature, whole: &Signature) {
-    for key in ["group_id", "group_index", "chord", "chain"] {
+    for key in ["group_id", "group_index", "chord"] {
         if let Some(value) = whole.options.get(key) {
             part.options.insert(key.to_owned(), value.clone());
         }
