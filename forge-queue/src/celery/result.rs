@@ -168,6 +168,11 @@ impl TaskResult {
         }
     }
 
+    /// What the task returned, or its exception.
+    pub(crate) fn value(&self) -> Value {
+        self.state.wire().0
+    }
+
     /// The bytes to store and to publish, in Celery's order of fields.
     pub fn to_json(&self) -> Vec<u8> {
         let (result, traceback) = self.state.wire();
@@ -194,10 +199,7 @@ impl TaskResult {
         if raw.len() > limits.envelope {
             return Err(Malformed::TooLarge);
         }
-        let mut map = match raw.strip_prefix(COMPRESSED) {
-            None => json::parse(raw)?,
-            Some(rest) => json::parse(&uncompressed(rest, limits)?)?,
-        };
+        let mut map = decoded(raw, limits)?;
         let map = map.as_object_mut().ok_or(Malformed::NotAnObject)?;
         let optional = |key| text(map.get(key)).map(str::to_owned);
         let traceback = optional("traceback");
@@ -215,6 +217,14 @@ impl TaskResult {
         extra.retain(|key, _| !FIELDS.contains(&key.as_str()));
         let task_id = task_id.ok_or(Malformed::ResultShape)?;
         Ok(Self { task_id, state, children, date_done, group_id, parent_id, extra })
+    }
+}
+
+/// What a result backend stored, compressed or not.
+pub(crate) fn decoded(raw: &[u8], limits: &Limits) -> Result<Value, Malformed> {
+    match raw.strip_prefix(COMPRESSED) {
+        None => json::parse(raw),
+        Some(rest) => json::parse(&uncompressed(rest, limits)?),
     }
 }
 
@@ -294,7 +304,7 @@ impl Exception {
     }
 
     /// Old workers stored one text in place of the arguments.
-    fn read(value: &Value) -> Result<Self, Malformed> {
+    pub(crate) fn read(value: &Value) -> Result<Self, Malformed> {
         let message = match value.get("exc_message") {
             None | Some(Value::Null) => Vec::new(),
             Some(Value::Array(args)) => args.clone(),

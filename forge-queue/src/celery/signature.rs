@@ -72,6 +72,18 @@ const OPTIONS: [&str; 40] = [
 ];
 
 impl Signature {
+    /// A task without arguments and options.
+    pub fn new(task: impl Into<String>) -> Self {
+        Self {
+            task: task.into(),
+            args: Vec::new(),
+            kwargs: Map::new(),
+            options: Map::new(),
+            subtask_type: None,
+            immutable: false,
+        }
+    }
+
     /// Reads a signature out of an [`Embed`].
     ///
     /// # Errors

@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use forge_core::queue::{Broker, Lease, LeaseRequest, Nack};
-use forge_core::{Error, ErrorKind, Result, TenantId, Timestamp};
+use forge_core::{Error, ErrorKind, ExecutionContext, Result, Slug, TenantId, Timestamp};
 use forge_redis::redis::cmd;
 use serde_json::Value;
 
-use super::held::{Held, Origin};
+use super::canvas::{Follow, Place, is_followed};
+use super::held::Held;
 use super::message::{Read, Refused, is_ours};
-use super::reap::{NO_HANDLER, Taken, fence, handler_name, tag};
+use super::reap::{Taken, fence, handler_name, tag};
 use super::{BATCH, RedisBroker, Shared, at, corrupt, millis};
 use crate::celery::forge_id;
 
@@ -117,23 +118,24 @@ impl RedisBroker {
             Ok(read) => read,
             Err(refused) => return self.quarantine(&taken, refused, None).await.map(|()| None),
         };
-        let origin = match self.origin(tenant, &read, open).await? {
-            Some(origin) => origin,
-            None => return self.quarantine(&taken, Refused::Replayed, Some(&read)).await.map(|()| None),
-        };
+        if !open && self.has_ended(tenant, &read).await? {
+            return self.quarantine(&taken, Refused::Replayed, Some(&read)).await.map(|()| None);
+        }
         if read.envelope.expires.is_some_and(|t| t <= now) {
             return self.quarantine(&taken, Refused::Expired, Some(&read)).await.map(|()| None);
         }
         let early = read.envelope.eta.map(|eta| eta.since(now)).filter(|left| !left.is_zero());
         let name = handler_name(&read.envelope).filter(|name| request.names.contains(name));
         let (Some(name), None) = (name, early) else {
-            let deferred = taken.deferred(&read, early.unwrap_or(NO_HANDLER));
-            return self.settlements.call(LEASE, deferred).await.map(|_| None);
+            let put_back = early.map_or_else(|| taken.for_others(&read), |early| taken.deferred(&read, early));
+            return self.settlements.call(LEASE, put_back).await.map(|_| None);
         };
         let fence = fence(reserved.call, place);
-        match shared.to_lease(tenant, queue, name, &read, fence, (now, until)) {
-            Ok(lease) => {
-                let held = Held { tag, field, envelope: read.envelope, origin, lost: lease.lost.clone() };
+        match self.leased(&taken, name, &read, fence, (now, until)) {
+            Ok((lease, context)) => {
+                let (foreign, remember) = (read.sealed.is_none(), read.remembered());
+                let lost = lease.lost.clone();
+                let held = Held { tag, field, envelope: read.envelope, foreign, remember, context, lost };
                 shared.held.keep(fence, until, held);
                 Ok(Some(lease))
             }
@@ -141,17 +143,32 @@ impl RedisBroker {
         }
     }
 
-    /// Where a task comes from; nothing for one that has ended before.
-    async fn origin(&self, tenant: &TenantId, read: &Read, open: bool) -> Result<Option<Origin>> {
-        let Some(sealed) = &read.sealed else { return Ok(Some(Origin::Foreign)) };
-        if is_ours(&read.envelope.id) {
-            return Ok(Some(Origin::Ours).filter(|_| open));
+    /// Whether a task that is not open has ended before. One with an id of ours has: it was open when it was queued.
+    async fn has_ended(&self, tenant: &TenantId, read: &Read) -> Result<bool> {
+        if read.sealed.is_none() || is_ours(&read.envelope.id) {
+            return Ok(read.sealed.is_some());
         }
         let mut ended = cmd("ZSCORE");
         ended.arg(self.shared.key(tenant, "ended")).arg(read.id.to_string());
-        let ended: Option<f64> = self.shared.redis.query(LEASE, &ended).await?;
-        let until = sealed.claimed_not_after().unwrap_or(at(0));
-        Ok(Some(Origin::Sealed { until }).filter(|_| ended.is_none()))
+        self.shared.redis.query::<Option<f64>>(LEASE, &ended).await.map(|score| score.is_some())
+    }
+
+    /// A lease, and whom what follows the task runs as. What could not be followed as it asks is not begun.
+    fn leased(
+        &self,
+        taken: &Taken<'_>,
+        name: Slug,
+        read: &Read,
+        fence: u64,
+        (now, until): (Timestamp, Timestamp),
+    ) -> Result<(Lease, Option<ExecutionContext>), Refused> {
+        let (tenant, queue, tag) = (taken.tenant, taken.queue, taken.tag);
+        let lease = self.shared.to_lease(tenant, queue, name, read, fence, (now, until))?;
+        let context = self.shared.runs_as(tenant, queue, read, now)?;
+        if is_followed(&read.envelope) {
+            Follow::new(&self.shared, Place { tenant, queue, tag }, &read.envelope, None, now).check()?;
+        }
+        Ok((lease, context))
     }
 }
 

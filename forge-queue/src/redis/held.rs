@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use forge_core::Timestamp;
+use forge_core::{ExecutionContext, Timestamp};
 use tokio_util::sync::CancellationToken;
 
 use crate::celery::Envelope;
@@ -16,23 +16,14 @@ pub(super) struct Held {
     /// The field of the tenant's `run`.
     pub(super) field: String,
     pub(super) envelope: Envelope,
-    pub(super) origin: Origin,
+    /// No seal of ours: another program's task.
+    pub(super) foreign: bool,
+    /// Until when its end is remembered: for ids that Forge did not give, to whom having no record means nothing.
+    pub(super) remember: Option<Timestamp>,
+    /// Whom what follows it runs as.
+    pub(super) context: Option<ExecutionContext>,
     /// Tells the worker that it lost the lease.
     pub(super) lost: CancellationToken,
-}
-
-/// Where a task comes from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Origin {
-    /// Queued by Forge: it is open until it ends, and its record says so.
-    Ours,
-    /// Sealed by somebody else who has the key, such as a Python producer; that it ended is remembered until the seal is past its time.
-    Sealed {
-        /// When that is.
-        until: Timestamp,
-    },
-    /// Without a seal, in a queue that is bound.
-    Foreign,
 }
 
 /// By fence.

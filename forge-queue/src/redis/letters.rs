@@ -8,6 +8,7 @@ use forge_redis::redis::cmd;
 use serde::{Deserialize, Serialize};
 
 use super::message::{Read, record};
+use super::queues::own;
 use super::{RedisBroker, Shared, at, corrupt};
 use crate::celery::{meta_key, queue_for};
 use crate::dead::{DeadLetter, DeadLetters, LetterFilter};
@@ -159,9 +160,10 @@ impl DeadLetters for RedisBroker {
         let mut envelope = read.envelope;
         envelope.routing_key.clone_from(&stored.queue);
         let envelope = self.again(ctx, envelope)?;
+        let elsewhere = Some(stored.queue.as_str()).filter(|queue| *queue != own(tenant));
         let mut call = shared.call(&shared.scripts.replay);
         call.arg(tenant.as_str()).arg(id.to_string()).arg(queue_for(&stored.queue, envelope.priority));
-        call.arg(envelope.to_bytes()).arg(record(0, &envelope.task));
+        call.arg(envelope.to_bytes()).arg(record(0, &envelope.task, elsewhere));
         call.arg(meta_key(&envelope.id));
         match shared.redis.script(OP, &call).await? {
             true => Ok(()),

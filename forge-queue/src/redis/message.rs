@@ -31,7 +31,7 @@ pub(super) enum Refused {
     Malformed(Malformed),
     /// It has no seal, and the queue is bound to nobody.
     Unsealed,
-    /// Its seal does not parse; whether it holds is for the worker to find out.
+    /// Its seal does not parse, or something follows the task and it does not hold. Otherwise that is for the worker to find out.
     BadSeal,
     /// A task that has ended came again.
     Replayed,
@@ -39,6 +39,8 @@ pub(super) enum Refused {
     Expired,
     /// Its leases ran out too often.
     Lost,
+    /// What follows it is to go to a queue that is not its tenant's.
+    ForeignQueue,
 }
 
 impl Refused {
@@ -50,6 +52,7 @@ impl Refused {
             Self::Replayed => "replayed",
             Self::Expired => "expired",
             Self::Lost => "lost",
+            Self::ForeignQueue => "foreign_queue",
         }
     }
 
@@ -60,11 +63,14 @@ impl Refused {
             Self::Unsealed => {
                 e(ErrorKind::Unauthenticated, "the task has no seal and its queue is bound to no principal")
             }
-            Self::BadSeal => e(ErrorKind::Unauthenticated, "the seal of the task does not parse"),
+            Self::BadSeal => e(ErrorKind::Unauthenticated, "the seal of the task does not parse or does not hold"),
             Self::Replayed => e(ErrorKind::Unauthenticated, "the task has ended and was sent again"),
             Self::Expired => e(ErrorKind::Timeout, "the task expired before a worker had done it"),
             // its worker may have died after the effect: only who can look may try again
             Self::Lost => e(ErrorKind::UnknownOutcome, "lease lost too often"),
+            Self::ForeignQueue => {
+                e(ErrorKind::TenantMismatch, "what follows the task names a queue that is not bound to its tenant")
+            }
         };
         e.with_retry(forge_core::Retryability::Never)
     }
@@ -87,6 +93,13 @@ impl Read {
             Some(value) => Some(serde_json::from_value(value.clone()).map_err(|_| Refused::BadSeal)?),
         };
         Ok(Self { envelope, id, sealed })
+    }
+
+    /// Until when the end of the task is remembered: as long as its seal says that it holds, for an id that Forge did not give. A task whose
+    /// id it gave has ended once it has no record.
+    pub(super) fn remembered(&self) -> Option<Timestamp> {
+        let sealed = self.sealed.as_ref().filter(|_| !is_ours(&self.envelope.id))?;
+        sealed.claimed_not_after()
     }
 }
 
@@ -123,15 +136,18 @@ fn number(envelope: &Envelope, header: &str) -> Option<u32> {
     envelope.extra.get(header).and_then(Value::as_u64).map(|n| u32::try_from(n).unwrap_or(u32::MAX))
 }
 
-/// The record of a task that is open: tries begun, name.
-pub(super) fn record(attempts: u32, name: &str) -> String {
-    format!("{attempts} {name}")
+/// The record of a task that is open: tries begun, name, and the queue where that is not the tenant's own.
+pub(super) fn record(attempts: u32, name: &str, elsewhere: Option<&str>) -> String {
+    match elsewhere {
+        None => format!("{attempts} {name}"),
+        Some(queue) => format!("{attempts} {name} {queue}"),
+    }
 }
 
-/// Tries begun and name from a record.
-pub(super) fn parse_record(record: &str) -> Option<(u32, &str)> {
-    let (attempts, name) = record.split_once(' ')?;
-    Some((attempts.parse().ok()?, name))
+/// Tries begun, name and queue from a record.
+pub(super) fn parse_record(record: &str) -> Option<(u32, &str, Option<&str>)> {
+    let mut parts = record.split(' ');
+    Some((parts.next()?.parse().ok()?, parts.next()?, parts.next()))
 }
 
 impl RedisBroker {
@@ -155,7 +171,7 @@ impl RedisBroker {
 
     /// The same task for another round, as the caller and with all its tries.
     pub(super) fn again(&self, ctx: &ExecutionContext, mut envelope: Envelope) -> Result<Envelope> {
-        let lifetime = Duration::from_secs(number(&envelope, LIFETIME).unwrap_or(24 * 3600).into());
+        let lifetime = self.shared.lifetime(&envelope).unwrap_or(Duration::from_secs(24 * 3600));
         let until = self.shared.clock.now().after(lifetime);
         envelope.retries = 0;
         envelope.eta = None;
@@ -166,7 +182,24 @@ impl RedisBroker {
 }
 
 impl Shared {
-    fn seal(
+    /// How long a task may wait.
+    pub(super) fn lifetime(&self, envelope: &Envelope) -> Option<Duration> {
+        number(envelope, LIFETIME).map(|seconds| Duration::from_secs(seconds.into()))
+    }
+
+    /// What a task hands on to those that follow it. A seal is made for each; none comes from a signature.
+    pub(super) fn inherit(&self, child: &mut Envelope, parent: &Envelope) {
+        for theirs in [CONTEXT, LOST] {
+            child.extra.remove(theirs);
+        }
+        for ours in ["traceparent", MAX_RETRIES, LIFETIME] {
+            if let Some(value) = parent.extra.get(ours) {
+                child.extra.entry(ours).or_insert_with(|| value.clone());
+            }
+        }
+    }
+
+    pub(super) fn seal(
         &self,
         operation: &'static str,
         ctx: &ExecutionContext,

@@ -10,6 +10,8 @@
 //! | `<queue>`, `<queue>\x06\x16{3,6,9}` | lists of messages, one for each step of priority; kombu's |
 //! | `unacked`, `unacked_index` | what workers hold, and since when; kombu's |
 //! | `celery-task-meta-<id>` | results; Celery's |
+//! | `celery-taskset-meta-<group>`, and behind it `.j .t .s .d .c` | chords; Celery's |
+//! | `forge:chord:<the same>` | whose the chord is |
 //! | `forge:leases` | leases by the time at which they run out |
 //! | `forge:ready`, `forge:vtime`, `forge:v` | start-time fair queueing: tenants by virtual time |
 //! | `forge:due`, `forge:throttled`, `forge:blocked` | tenants that wait for a time, for a token, for something else |
@@ -20,6 +22,7 @@
 //! set or among the dead letters, and never in two of them.
 
 mod batch;
+mod canvas;
 mod consume;
 mod control;
 mod held;
@@ -29,6 +32,7 @@ mod message;
 mod produce;
 mod queues;
 mod reap;
+mod restore;
 mod script;
 mod settle;
 mod watch;
@@ -88,6 +92,9 @@ pub struct Options {
     pub dead_letter_ttl: Duration,
     /// Dead letters of one tenant; beyond 10,000 the oldest goes.
     pub dead_letters_max: usize,
+    /// How long a worker of Celery may hold a message before it is given back to its queue: `visibility_timeout` of the Python side's
+    /// `broker_transport_options`, and no less; an hour, as in kombu. Leases of our own have their own length.
+    pub visibility_timeout: Duration,
     /// How much a message may hold.
     pub limits: Limits,
     /// Times follow the clock of the process instead of the server's. For tests: the clocks of two machines differ.
@@ -100,6 +107,7 @@ impl Default for Options {
             result_ttl: Duration::from_secs(24 * 3600),
             dead_letter_ttl: Duration::from_secs(30 * 24 * 3600),
             dead_letters_max: 10_000,
+            visibility_timeout: Duration::from_secs(3600),
             limits: Limits::default(),
             local_time: false,
         }
@@ -120,9 +128,9 @@ impl RedisBroker {
         options: Options,
     ) -> Self {
         let held = Arc::<HeldTasks>::default();
-        let watch = Arc::new(Watch::new(redis.clone(), queues.clone(), clock.clone(), held.clone()));
         let who = format!("{:016x}", fastrand::u64(..));
         let shared = Arc::new(Shared { redis, keyring, clock, scripts: Scripts::new(), queues, options, held, who });
+        let watch = Arc::new(Watch::new(shared.clone()));
         let (a, b, c) = (shared.clone(), shared.clone(), shared.clone());
         Self {
             enqueues: Arc::new(Batcher::new(BATCH, move |items| produce::push(a.clone(), items))),
@@ -154,6 +162,14 @@ impl RedisBroker {
     /// `Config` if no such queue is bound.
     pub fn route(&self, task: &Slug, queue: &str) -> Result<Self> {
         Ok(self.rebuilt(self.shared.queues.routed(task, queue)?, self.shared.options.clone()))
+    }
+
+    /// Leaves a bound queue to the workers of another program: tasks are sent to it, and none is taken from it.
+    ///
+    /// # Errors
+    /// `Config` if no such queue is bound.
+    pub fn leave(&self, queue: &str) -> Result<Self> {
+        Ok(self.rebuilt(self.shared.queues.left(queue)?, self.shared.options.clone()))
     }
 
     /// Sets how long things stay, and how large they may be.

@@ -69,12 +69,13 @@ impl TaskQueue for RedisBroker {
                 .with("bytes", envelope.body().len().to_string())
                 .with("max", PAYLOAD_MAX.to_string()));
         }
+        let elsewhere = Some(queue.clone()).filter(|q| *q != queues::own(ctx.tenant()));
         let queued = Queued {
             tenant: ctx.tenant().clone(),
             id,
             list: queue_for(&queue, envelope.priority),
             message,
-            record: record(0, task.name.as_str()),
+            record: record(0, task.name.as_str(), elsewhere.as_deref()),
             unique: task.unique.map(|k| format!("{} {}", seconds(task.expires), k.as_str())).unwrap_or_default(),
             due: if task.delay.is_zero() { 0 } else { now.after(task.delay).as_millis() },
         };
@@ -94,10 +95,12 @@ impl TaskQueue for RedisBroker {
         let (record, leased, result): (Option<String>, bool, Option<Vec<u8>>) =
             shared.redis.pipeline(OP, &look).await?;
         if let Some(record) = record {
-            let (begun, name) = parse_record(&record).ok_or_else(|| corrupt(OP, "record"))?;
+            let (begun, name, queue) = parse_record(&record).ok_or_else(|| corrupt(OP, "record"))?;
             let name = Slug::parse(name).map_err(|_| corrupt(OP, "name"))?;
-            let state = if leased { TaskState::Leased } else { TaskState::Ready };
-            return Ok(TaskStatus { id, name, attempts: begun + u32::from(leased), state });
+            let waiting = if leased { TaskState::Leased } else { TaskState::Ready };
+            let theirs = Some(queue).filter(|_| !leased).and_then(|q| self.elsewhere(tenant, q, result.as_deref()));
+            let attempts = begun + u32::from(leased || theirs.is_some());
+            return Ok(TaskStatus { id, name, attempts, state: theirs.unwrap_or(waiting) });
         }
         if let Some(letter) = self.letter(OP, tenant, id).await? {
             let name = Slug::parse(&letter.name).map_err(|_| corrupt(OP, "name"))?;
@@ -118,7 +121,7 @@ impl TaskQueue for RedisBroker {
         let mut open = Pipeline::new();
         open.cmd("HGET").arg(shared.key(tenant, "open")).arg(id.to_string());
         let (record,): (Option<String>,) = shared.redis.pipeline(OP, &open).await?;
-        let Some((begun, name)) = record.as_deref().and_then(parse_record) else {
+        let Some((begun, name, _)) = record.as_deref().and_then(parse_record) else {
             // there and ended, or not there
             return self.status(ctx, id).await.map(|_| false);
         };
@@ -155,6 +158,29 @@ impl RedisBroker {
         let mut next = || counts.next().unwrap_or(0);
         let (leased, dead) = (next(), next());
         Ok(QueueDepth { ready: counts.sum(), leased, dead })
+    }
+
+    /// What a worker of Celery stored of a task that we sent to its queue. Such a result does not say whose it is; it is believed for a task
+    /// whose own record says that it went to a queue that is bound to the tenant, for there it is the tenant's program that answers.
+    fn elsewhere(&self, tenant: &TenantId, queue: Option<&str>, result: Option<&[u8]>) -> Option<TaskState> {
+        queue.filter(|queue| self.shared.queues.is_bound(tenant, queue))?;
+        let result = TaskResult::parse(result?, &self.shared.options.limits).ok()?;
+        if result.extra.contains_key(TENANT) {
+            return None;
+        }
+        match result.state {
+            ResultState::Success { result } => Some(TaskState::Succeeded { result }),
+            ResultState::Failure { exception, .. } => {
+                let plain = |c: &char| c.is_ascii_alphanumeric() || "_.".contains(*c);
+                let kind: String = exception.kind.chars().filter(plain).take(64).collect();
+                let e =
+                    Error::unexpected("queue.status", "the task failed in a worker of Celery").with("exception", kind);
+                Some(TaskState::Dead { report: e.report() })
+            }
+            ResultState::Revoked { .. } => Some(TaskState::Cancelled),
+            ResultState::Started { .. } => Some(TaskState::Leased),
+            _ => None,
+        }
     }
 
     /// A task that ended, from its stored result. Whoever can write to the server could put another tenant's there.

@@ -1,6 +1,6 @@
 //! Which queue is whose.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -11,6 +11,7 @@ use forge_core::{Error, ErrorKind, Principal, Result, Slug, TenantId};
 pub(super) struct Queues {
     bound: Arc<BTreeMap<String, Principal>>,
     routes: Arc<BTreeMap<String, Vec<String>>>,
+    left: Arc<BTreeSet<String>>,
 }
 
 /// The queue of a tenant's own tasks.
@@ -43,7 +44,16 @@ impl Queues {
         if all.insert(queue.to_owned(), principal).is_some() {
             return wrong("the queue is bound already");
         }
-        Ok(Self { bound: Arc::new(all), routes: self.routes.clone() })
+        Ok(Self { bound: Arc::new(all), ..self.clone() })
+    }
+
+    pub(super) fn left(&self, queue: &str) -> Result<Self> {
+        if !self.bound.contains_key(queue) {
+            return Err(Error::new(ErrorKind::Config, "queue.leave", "the queue is not bound; bind it first"));
+        }
+        let mut all = BTreeSet::clone(&self.left);
+        all.insert(queue.to_owned());
+        Ok(Self { left: Arc::new(all), ..self.clone() })
     }
 
     pub(super) fn routed(&self, task: &Slug, queue: &str) -> Result<Self> {
@@ -52,14 +62,36 @@ impl Queues {
         }
         let mut all = BTreeMap::clone(&self.routes);
         all.entry(task.to_string()).or_default().push(queue.to_owned());
-        Ok(Self { bound: self.bound.clone(), routes: Arc::new(all) })
+        Ok(Self { routes: Arc::new(all), ..self.clone() })
     }
 
     /// Where a tenant's tasks of this name go.
     pub(super) fn queue_of(&self, tenant: &TenantId, task: &str) -> String {
-        let theirs = |queue: &&String| self.principal(queue).is_some_and(|p| p.tenant() == tenant);
-        let routed = self.routes.get(task).and_then(|queues| queues.iter().find(theirs));
-        routed.cloned().unwrap_or_else(|| own(tenant))
+        self.routed_to(tenant, task).map_or_else(|| own(tenant), str::to_owned)
+    }
+
+    /// The queue beside the tenant's own to which its tasks of this name are routed.
+    pub(super) fn routed_to(&self, tenant: &TenantId, task: &str) -> Option<&str> {
+        let queues = self.routes.get(task)?;
+        queues.iter().map(String::as_str).find(|queue| self.is_bound(tenant, queue))
+    }
+
+    /// Whether a queue is the tenant's own or bound to it.
+    pub(super) fn belongs(&self, tenant: &TenantId, queue: &str) -> bool {
+        queue == own(tenant) || self.is_bound(tenant, queue)
+    }
+
+    /// Whether a queue is bound to the tenant.
+    pub(super) fn is_bound(&self, tenant: &TenantId, queue: &str) -> bool {
+        self.principal(queue).is_some_and(|p| p.tenant() == tenant)
+    }
+
+    /// Whose queue it is: the tenant's that it is bound to, or whose own it is by its name.
+    pub(super) fn tenant_of(&self, queue: &str) -> Option<TenantId> {
+        match self.principal(queue) {
+            Some(principal) => Some(principal.tenant().clone()),
+            None => queue.strip_suffix(OWN).and_then(|tenant| TenantId::parse(tenant).ok()),
+        }
     }
 
     /// As whom tasks without a seal run; nobody where the queue is not bound.
@@ -67,10 +99,10 @@ impl Queues {
         self.bound.get(queue)
     }
 
-    /// Tenants and the queues that are bound to them beside their own.
+    /// Tenants and the queues that are bound to them beside their own, and served.
     pub(super) fn beside(&self) -> impl Iterator<Item = (&TenantId, &str)> {
         let all = self.bound.iter().map(|(queue, principal)| (principal.tenant(), queue.as_str()));
-        all.filter(|(tenant, queue)| own(tenant) != *queue)
+        all.filter(|(tenant, queue)| own(tenant) != *queue && !self.left.contains(*queue))
     }
 }
 

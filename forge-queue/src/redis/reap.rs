@@ -1,17 +1,20 @@
 //! What nobody finished, and what cannot be run at all.
 
-use forge_core::{Result, Slug, TaskId, TenantId};
-
-use super::letters::Given;
-use super::message::{Read, Refused, attempt, is_ours, lost, max_retries, record};
-use super::queues::own;
-use super::settle::{Settlement, Then};
-use super::{RedisBroker, Shared};
-use crate::celery::{Envelope, ResultState, Revocation, queue_for};
 use std::time::Duration;
 
+use forge_core::error::ErrorReport;
+use forge_core::{Result, Slug, TaskId, TenantId};
+
+use super::RedisBroker;
+use super::canvas::{Follow, Op, Place, Stop};
+use super::letters::Given;
+use super::message::{Read, Refused, attempt, lost, max_retries, record};
+use super::queues::own;
+use super::settle::{Settlement, Then, raised};
+use crate::celery::{Envelope, ResultState, Revocation, queue_for};
+
 /// How long a task rests that this worker has no handler for: another may have one.
-pub(super) const NO_HANDLER: Duration = Duration::from_secs(5);
+const NO_HANDLER: Duration = Duration::from_secs(5);
 
 /// The tag of a lease: the number of the call and of the task in it, whose it is, which task, and who took it, so that it has more than
 /// 64 bytes: of shorter ones Redis makes lists that it searches from the front. Those that begin with `k` lie where kombu keeps its own.
@@ -68,12 +71,21 @@ impl Taken<'_> {
             result: None,
             careful: true,
             then,
+            ops: Vec::new(),
         }
     }
 
     /// Puts it back as it is, for later.
     pub(super) fn deferred(&self, read: &Read, after: Duration) -> Settlement {
-        let list = queue_for(self.queue, read.envelope.priority);
+        self.put_back(queue_for(self.queue, read.envelope.priority), read, after)
+    }
+
+    /// Puts back what has no handler here, so that other workers get it first.
+    pub(super) fn for_others(&self, read: &Read) -> Settlement {
+        self.put_back(format!("!{}", queue_for(self.queue, read.envelope.priority)), read, NO_HANDLER)
+    }
+
+    fn put_back(&self, list: String, read: &Read, after: Duration) -> Settlement {
         self.settlement(read.id, String::new(), Then::Later { list, message: self.message.to_vec(), after })
     }
 }
@@ -101,11 +113,13 @@ impl RedisBroker {
                 }
                 Ok(read) => {
                     let tries = attempt(&read.envelope);
-                    let ours = is_ours(&read.envelope.id) && read.sealed.is_some();
-                    let record = if ours { record(tries, &read.envelope.task) } else { String::new() };
+                    let elsewhere = Some(queue.as_str()).filter(|queue| *queue != own(&tenant));
+                    let record = read.sealed.as_ref().map(|_| record(tries, &read.envelope.task, elsewhere));
                     let list = queue_for(&queue, read.envelope.priority);
                     let then = Then::Front { list, message: lost(read.envelope).to_bytes() };
-                    self.settlements.call("queue.lease", taken.settlement(read.id, record, then)).await?;
+                    self.settlements
+                        .call("queue.lease", taken.settlement(read.id, record.unwrap_or_default(), then))
+                        .await?;
                 }
             }
         }
@@ -116,7 +130,7 @@ impl RedisBroker {
     pub(super) async fn quarantine(&self, taken: &Taken<'_>, refused: Refused, read: Option<&Read>) -> Result<()> {
         let (shared, tenant) = (&self.shared, taken.tenant);
         // what is no task of its own must not change the record of one: its letter has an id of its own
-        let own = read.filter(|_| !matches!(refused, Refused::Replayed | Refused::Unsealed));
+        let own = read.filter(|_| !matches!(refused, Refused::Replayed | Refused::Unsealed | Refused::BadSeal));
         let digest = || TaskId::derived(&[b"letter", tenant.as_str().as_bytes(), taken.tag.as_bytes(), taken.message]);
         let id = own.map_or_else(digest, |r| r.id);
         let envelope = read.map(|r| &r.envelope);
@@ -135,14 +149,41 @@ impl RedisBroker {
         };
         let letter = shared.letter(&given, shared.clock.now()).await?;
         let mut settlement = taken.settlement(id, String::new(), Then::Dead { id, letter });
-        settlement.result = envelope.filter(|_| refused == Refused::Expired).map(|e| shared.expired(tenant, e));
+        settlement.remember = own.and_then(Read::remembered);
+        if let (Some(read), Some(state)) = (own, ended(refused, &error)) {
+            settlement.result = (read.envelope.ignore_result != Some(true))
+                .then(|| shared.result(tenant, read.envelope.id.clone(), state.clone()));
+            settlement.ops = self.nobody_did(taken, read, &state).await?;
+        }
         self.settlements.call("queue.lease", settlement).await.map(|_| ())
     }
 }
 
-impl Shared {
-    fn expired(&self, tenant: &TenantId, envelope: &Envelope) -> crate::celery::TaskResult {
-        self.result(tenant, envelope.id.clone(), ResultState::Revoked { reason: Revocation::Expired })
+impl RedisBroker {
+    /// What waited for a task that will not be run any more.
+    async fn nobody_did(&self, taken: &Taken<'_>, read: &Read, state: &ResultState) -> Result<Vec<Op>> {
+        let (shared, now) = (&self.shared, self.shared.clock.now());
+        // nothing follows on the word of a seal that does not hold
+        let Ok(ctx) = shared.runs_as(taken.tenant, taken.queue, read, now) else { return Ok(Vec::new()) };
+        let place = Place { tenant: taken.tenant, queue: taken.queue, tag: taken.tag };
+        let mut follow = Follow::new(shared, place, &read.envelope, ctx.as_ref(), now);
+        match follow.failed(state).await {
+            Ok(()) => Ok(follow.ops),
+            Err(Stop::Error(e)) => Err(e),
+            Err(Stop::Refused(_)) => Ok(Vec::new()),
+        }
+    }
+}
+
+/// What the result says of a task that was given up without a worker.
+fn ended(refused: Refused, error: &ErrorReport) -> Option<ResultState> {
+    match refused {
+        Refused::Expired => Some(ResultState::Revoked { reason: Revocation::Expired }),
+        Refused::Lost => {
+            let (exception, traceback) = raised(error);
+            Some(ResultState::Failure { exception, traceback })
+        }
+        _ => None,
     }
 }
 

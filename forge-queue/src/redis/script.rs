@@ -12,6 +12,9 @@ pub(super) struct Scripts {
     pub(super) cancel: Script,
     pub(super) replay: Script,
     pub(super) limits: Script,
+    pub(super) chord: Script,
+    pub(super) overdue: Script,
+    pub(super) restore: Script,
     pub(super) drop_waiting: Script,
 }
 
@@ -26,6 +29,9 @@ impl Scripts {
             done: script(include_str!("lua/done.lua")),
             cancel: script(include_str!("lua/cancel.lua")),
             replay: script(include_str!("lua/replay.lua")),
+            chord: script(include_str!("lua/chord.lua")),
+            overdue: script(include_str!("lua/overdue.lua")),
+            restore: script(include_str!("lua/restore.lua")),
             limits: script(include_str!("lua/limits.lua")),
             drop_waiting: script(include_str!("lua/drop_waiting.lua")),
         }

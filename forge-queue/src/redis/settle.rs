@@ -9,12 +9,17 @@ use forge_core::queue::{Lease, Nack};
 use forge_core::{Error, ErrorKind, Result, TaskId, TenantId, Timestamp};
 use serde_json::Value;
 
-use super::held::{Held, Origin};
+use super::canvas::{Follow, Op, Place, Stop};
+use super::held::Held;
 use super::letters::Given;
 use super::message::record;
 use super::produce::told;
+use super::queues::own;
 use super::{RedisBroker, Shared, millis, seconds};
 use crate::celery::{Exception, ResultState, TaskResult, meta_key, queue_for};
+
+/// Leases and what goes with their ends, in one call of the script.
+const LINES: usize = 256;
 
 /// One lease and how it ends; a line of `settle.lua`.
 pub(super) struct Settlement {
@@ -30,6 +35,8 @@ pub(super) struct Settlement {
     /// Leaves a result that is another tenant's.
     pub(super) careful: bool,
     pub(super) then: Then,
+    /// What else goes with it.
+    pub(super) ops: Vec<Op>,
 }
 
 /// Where the task goes on.
@@ -45,7 +52,7 @@ pub(super) enum Then {
         list: String,
         message: Vec<u8>,
     },
-    /// To the front, after so long.
+    /// To the front, after so long; a list behind `!` when everybody here has looked.
     Later {
         list: String,
         message: Vec<u8>,
@@ -62,6 +69,7 @@ impl Settlement {
     /// Whether the short script does: a task of ours that is done.
     fn is_plain(&self) -> bool {
         matches!(self.then, Then::End)
+            && self.ops.is_empty()
             && !self.careful
             && self.tag.starts_with('f')
             && self.remember.is_none()
@@ -102,6 +110,23 @@ async fn done(shared: &Shared, tenant: &TenantId, items: &[&Settlement]) -> Resu
 }
 
 async fn all_ways(shared: &Shared, items: &[&Settlement]) -> Result<Vec<bool>> {
+    let mut outcomes = Vec::with_capacity(items.len());
+    let mut rest = items;
+    while !rest.is_empty() {
+        // a call of many lines would keep Redis from everybody else
+        let mut lines = 0;
+        let fits = rest.iter().take_while(|item| {
+            lines += 1 + item.ops.len();
+            lines <= LINES
+        });
+        let (now, later) = rest.split_at(fits.count().max(1));
+        outcomes.extend(some_ways(shared, now).await?);
+        rest = later;
+    }
+    Ok(outcomes)
+}
+
+async fn some_ways(shared: &Shared, items: &[&Settlement]) -> Result<Vec<bool>> {
     let mut call = shared.call(&shared.scripts.settle);
     for item in items {
         call.arg(&item.tag).arg(item.tenant.as_str()).arg(&item.field).arg(item.id.to_string()).arg(&item.record);
@@ -126,7 +151,10 @@ async fn all_ways(shared: &Shared, items: &[&Settlement]) -> Result<Vec<bool>> {
             Some(until) => call.arg(until.as_millis()),
             None => call.arg(""),
         };
-        call.arg(0);
+        call.arg(item.ops.len());
+        for op in &item.ops {
+            op.write(&mut call, seconds(shared.options.result_ttl));
+        }
     }
     shared.redis.script("queue.settle", &call).await
 }
@@ -135,9 +163,24 @@ impl RedisBroker {
     pub(super) async fn acknowledge(&self, lease: &Lease, result: Value) -> Result<()> {
         const OP: &str = "queue.ack";
         let held = self.holding(OP, lease)?;
+        let mut follow = self.follow(lease, &held);
+        match follow.succeeded(&result).await {
+            Ok(()) => {}
+            Err(Stop::Error(e)) if e.kind() == ErrorKind::LeaseLost => return Err(lost(OP, lease)),
+            Err(Stop::Error(e)) => return Err(e),
+            // it was looked at before the task began: what follows grew too large with the result
+            Err(Stop::Refused(refused)) => {
+                let e = refused.error();
+                let settlement = self.dead(lease, &held, &e.report(), refused.reason()).await?;
+                self.finish(OP, lease, settlement).await?;
+                return Err(Error::invalid(OP, "what follows the task cannot be sent; it is a dead letter now")
+                    .with("reason", refused.reason()));
+            }
+        }
+        let (ops, children) = (follow.ops, follow.children);
         let mut settlement = self.end(lease, &held);
-        settlement.result = Some(self.outcome(lease, &held, ResultState::Success { result }))
-            .filter(|_| held.envelope.ignore_result != Some(true));
+        settlement.result = self.outcome(lease, &held, ResultState::Success { result }, children);
+        settlement.ops = ops;
         self.finish(OP, lease, settlement).await
     }
 
@@ -149,40 +192,62 @@ impl RedisBroker {
             Nack::Retry { report, .. } | Nack::Dead { report } => (report, None),
         };
         let settlement = match after {
-            Some(after) => {
-                let again = held.envelope.clone().with_retry(held.envelope.retries.saturating_add(1), None);
-                let mut settlement = self.end(lease, &held);
-                settlement.remember = None;
-                if held.origin == Origin::Ours {
-                    settlement.record = record(lease.attempt, lease.name.as_str());
-                }
-                let (exception, traceback) = raised(&report);
-                settlement.result = Some(self.outcome(lease, &held, ResultState::Retry { exception, traceback }));
-                let (list, message) = (queue_for(&lease.queue, again.priority), again.to_bytes());
-                settlement.then =
-                    if after.is_zero() { Then::Back { list, message } } else { Then::Later { list, message, after } };
-                settlement
-            }
-            None => {
-                let mut settlement = self.end(lease, &held);
-                let (exception, traceback) = raised(&report);
-                settlement.result = Some(self.outcome(lease, &held, ResultState::Failure { exception, traceback }));
-                let given = Given {
-                    tenant: &lease.tenant,
-                    id: lease.id,
-                    queue: &lease.queue,
-                    reason: report.kind.as_str(),
-                    error: &report,
-                    read: Some(&held.envelope),
-                    message: &held.envelope.to_bytes(),
-                    attempts: lease.attempt,
-                };
-                let letter = self.shared.letter(&given, self.shared.clock.now()).await?;
-                settlement.then = Then::Dead { id: lease.id, letter };
-                settlement
-            }
+            Some(after) => self.retried(lease, &held, &report, after),
+            None => self.dead(lease, &held, &report, report.kind.as_str()).await?,
         };
         self.finish(OP, lease, settlement).await
+    }
+
+    /// Tries a task again, as Celery does: a new message, with the old one's id.
+    fn retried(&self, lease: &Lease, held: &Held, report: &ErrorReport, after: Duration) -> Settlement {
+        let again = held.envelope.clone().with_retry(held.envelope.retries.saturating_add(1), None);
+        let mut settlement = self.end(lease, held);
+        settlement.remember = None;
+        if !held.foreign {
+            let elsewhere = Some(lease.queue.as_str()).filter(|queue| *queue != own(&lease.tenant));
+            settlement.record = record(lease.attempt, lease.name.as_str(), elsewhere);
+        }
+        let (exception, traceback) = raised(report);
+        settlement.result = self.outcome(lease, held, ResultState::Retry { exception, traceback }, Vec::new());
+        let (list, message) = (queue_for(&lease.queue, again.priority), again.to_bytes());
+        settlement.then =
+            if after.is_zero() { Then::Back { list, message } } else { Then::Later { list, message, after } };
+        settlement
+    }
+
+    /// Gives a task up, and with it what waits for it.
+    async fn dead(&self, lease: &Lease, held: &Held, report: &ErrorReport, reason: &str) -> Result<Settlement> {
+        let mut settlement = self.end(lease, held);
+        let (exception, traceback) = raised(report);
+        let state = ResultState::Failure { exception, traceback };
+        let mut follow = self.follow(lease, held);
+        match follow.failed(&state).await {
+            Ok(()) => settlement.ops = follow.ops,
+            Err(Stop::Error(e)) if e.kind() == ErrorKind::LeaseLost => return Err(lost("queue.nack", lease)),
+            Err(Stop::Error(e)) => return Err(e),
+            Err(Stop::Refused(refused)) => {
+                tracing::warn!(tenant = %lease.tenant, task = %lease.id, reason = refused.reason(), "what waits for a failed task was not told");
+            }
+        }
+        settlement.result = self.outcome(lease, held, state, Vec::new());
+        let given = Given {
+            tenant: &lease.tenant,
+            id: lease.id,
+            queue: &lease.queue,
+            reason,
+            error: report,
+            read: Some(&held.envelope),
+            message: &held.envelope.to_bytes(),
+            attempts: lease.attempt,
+        };
+        let letter = self.shared.letter(&given, self.shared.clock.now()).await?;
+        settlement.then = Then::Dead { id: lease.id, letter };
+        Ok(settlement)
+    }
+
+    fn follow<'a>(&'a self, lease: &'a Lease, held: &'a Held) -> Follow<'a> {
+        let place = Place { tenant: &lease.tenant, queue: &lease.queue, tag: &held.tag };
+        Follow::new(&self.shared, place, &held.envelope, held.context.as_ref(), self.shared.clock.now())
     }
 
     /// The message of a lease that this process still holds, as far as it knows.
@@ -201,23 +266,22 @@ impl RedisBroker {
             tenant: lease.tenant.clone(),
             id: lease.id,
             record: String::new(),
-            remember: match held.origin {
-                Origin::Sealed { until } => Some(until),
-                Origin::Ours | Origin::Foreign => None,
-            },
+            remember: held.remember,
             result: None,
-            careful: held.origin == Origin::Foreign,
+            careful: held.foreign,
             then: Then::End,
+            ops: Vec::new(),
         }
     }
 
-    /// A result, with what Celery keeps beside it.
-    fn outcome(&self, lease: &Lease, held: &Held, state: ResultState) -> TaskResult {
+    /// A result, with what Celery keeps beside it; none for a task that wants none.
+    fn outcome(&self, lease: &Lease, held: &Held, state: ResultState, children: Vec<Value>) -> Option<TaskResult> {
         let mut result = self.shared.result(&lease.tenant, held.envelope.id.clone(), state);
+        result.children = Some(children);
         told(&mut result, lease.name.as_str(), lease.attempt.saturating_sub(1));
         result.group_id.clone_from(&held.envelope.group);
         result.parent_id.clone_from(&held.envelope.parent_id);
-        result
+        Some(result).filter(|_| held.envelope.ignore_result != Some(true))
     }
 
     /// Settles with the others; a lease that was lost stays as it is.
@@ -234,6 +298,6 @@ fn lost(operation: &'static str, lease: &Lease) -> Error {
 }
 
 /// An error as an exception that any Python client can raise. The sentence is the operator's: it names no datum, but facts may.
-fn raised(report: &ErrorReport) -> (Exception, Option<String>) {
+pub(super) fn raised(report: &ErrorReport) -> (Exception, Option<String>) {
     (Exception::builtin("RuntimeError", format!("{}: {}", report.kind.as_str(), report.message)), None)
 }

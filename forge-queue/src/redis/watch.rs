@@ -18,6 +18,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::held::HeldTasks;
 use super::queues::{Queues, own};
+use super::{Shared, restore};
 use crate::celery::{PRIORITY_SEPARATOR, queues as lists};
 
 const OP: &str = "queue.wait";
@@ -33,6 +34,7 @@ const KEYS: usize = 1024;
 /// Which tenants may have something, and when to look. Dropped, it stops to listen.
 pub(super) struct Watch {
     inner: Arc<Inner>,
+    shared: Arc<Shared>,
     begun: AtomicBool,
     end: DropGuard,
 }
@@ -62,10 +64,11 @@ struct State {
 }
 
 impl Watch {
-    pub(super) fn new(redis: Redis, queues: Queues, clock: Arc<dyn Clock>, held: Arc<HeldTasks>) -> Self {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
         let (state, wake, arm) = (Mutex::default(), Notify::new(), Notify::new());
-        let inner = Arc::new(Inner { redis, queues, clock, held, state, wake, arm });
-        Self { inner, begun: AtomicBool::new(false), end: CancellationToken::new().drop_guard() }
+        let (redis, queues, clock) = (shared.redis.clone(), shared.queues.clone(), shared.clock.clone());
+        let inner = Arc::new(Inner { redis, queues, clock, held: shared.held.clone(), state, wake, arm });
+        Self { inner, shared, begun: AtomicBool::new(false), end: CancellationToken::new().drop_guard() }
     }
 
     /// Begins to listen, once.
@@ -75,10 +78,11 @@ impl Watch {
         }
         let inner = self.inner.clone();
         inner.state().pushed.extend(inner.queues.beside().map(|(tenant, _)| tenant.to_string()));
-        let ended = self.end.token().clone();
+        let (ended, shared) = (self.end.token().clone(), self.shared.clone());
         tokio::spawn(async move {
             tokio::select! {
                 () = inner.listen() => {}
+                () = restore::run(shared) => {}
                 () = ended.cancelled() => {}
             }
         });

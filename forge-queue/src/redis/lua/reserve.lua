@@ -16,13 +16,20 @@ for _ = 1, tonumber(ARGV[5]) do
 end
 for i = at, #ARGV do enter(ARGV[i]) end
 
--- what waited for its time goes to the front: it waited longest
+-- what waited for its time goes to the front: it waited longest. What this worker had no handler for ('!') goes there in the end: a worker
+-- of Celery that waits for its queue gets it before anybody here can take it again
+local others = {}
 for _, tenant in ipairs(redis.call('ZRANGEBYSCORE', DUE, '-inf', now, 'LIMIT', 0, 64)) do
   local delayed = of(tenant, 'delayed')
   local due = redis.call('ZRANGEBYSCORE', delayed, '-inf', now, 'LIMIT', 0, 64)
   for i = #due, 1, -1 do
     local cut = due[i]:find('\n', 1, true)
-    redis.call('RPUSH', P .. due[i]:sub(1, cut - 1), due[i]:sub(cut + 1))
+    local list, message = due[i]:sub(1, cut - 1), due[i]:sub(cut + 1)
+    if list:sub(1, 1) == '!' then
+      others[#others + 1] = { tenant, list:sub(2), message }
+    else
+      redis.call('RPUSH', P .. list, message)
+    end
   end
   if #due > 0 then redis.call('ZREM', delayed, unpack(due)) end
   local following = redis.call('ZRANGE', delayed, 0, 0, 'WITHSCORES')
@@ -177,6 +184,11 @@ if taken > 0 then
   end
   redis.call('ZADD', LEASES, unpack(deadlines))
   for tenant, run in pairs(runs) do redis.call('HSET', of(tenant, 'run'), unpack(run)) end
+end
+
+for _, other in ipairs(others) do
+  redis.call('RPUSH', P .. other[2], other[3])
+  enter(other[1])
 end
 
 local soonest = -1
