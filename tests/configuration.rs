@@ -336,7 +336,7 @@ fn every_backend_that_is_a_feature_has_its_section_in_the_example() {
     assert!(!backends.is_empty());
     for feature in backends {
         assert!(Config::keys().iter().any(|k| k.feature == Some(feature)), "{feature} has no keys");
-        let read = toml(&example_with(feature)).read();
+        let read = toml(&example_with(feature).replace("# master_key = ", "master_key = ")).read();
         let built = match feature {
             "memory-openai" => cfg!(feature = "memory-openai"),
             "queue-redis" => cfg!(feature = "queue-redis"),
@@ -505,8 +505,10 @@ proptest! {
 #[cfg(feature = "queue-redis")]
 #[test]
 fn a_queue_on_redis_says_what_does_not_fit() {
-    let section = |keys: &str| only(toml(&format!("[queue.redis]\n{keys}")));
+    let section = |keys: &str| only(toml(&format!("master_key = \"env:K\"\n[queue.redis]\n{keys}")));
     let url = "url = \"redis://127.0.0.1\"\n";
+    let (key, what, _) = only(toml(&format!("[queue.redis]\n{url}")));
+    assert!(key == "queue.redis.url" && what.starts_with("needs `master_key`"), "{key} {what}");
     for (keys, key, what) in [
         ("url = \"redis://:hunter2@h\"".to_owned(), "url", "a password in a URL ends up in logs"),
         ("url = \"http://h\"".to_owned(), "url", "a URL begins with redis:// or rediss://"),
@@ -536,7 +538,13 @@ async fn a_host_whose_queue_is_on_redis_does_its_tasks_there() {
     }
     let dir = tempfile::tempdir().unwrap();
     let server = forge_testkit::servers::RedisServer::start();
-    let text = format!("data_dir = {:?}\n[queue.redis]\nurl = {:?}\n", dir.path(), server.url());
+    std::fs::write(dir.path().join("master"), "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=").unwrap();
+    let master = format!("file:{}", dir.path().join("master").display());
+    let text = format!(
+        "data_dir = {:?}\nmaster_key = {master:?}\n[queue.redis]\nurl = {:?}\n",
+        dir.path().join("data"),
+        server.url()
+    );
     let grants =
         serde_json::json!({ "grants": { "analyst": ["task.enqueue:double", "task.run:double", "task.read:*"] } });
     let build =

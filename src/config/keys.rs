@@ -73,7 +73,7 @@ pub(super) static BACKENDS: [Backend; 2] = [
         feature: "queue-redis",
         built: cfg!(feature = "queue-redis"),
         chosen: |c| c.queue.redis.is_some(),
-        check: |c| c.queue.redis.as_ref().map_or(Ok(()), RedisQueueConfig::check),
+        check: |c| c.queue.redis.as_ref().map_or(Ok(()), |redis| redis.check(c.master_key.is_some())),
     },
     Backend {
         section: "memory.openai",

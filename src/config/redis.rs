@@ -89,7 +89,10 @@ impl RedisQueueConfig {
             .collect()
     }
 
-    pub(super) fn check(&self) -> Result<()> {
+    pub(super) fn check(&self, has_master_key: bool) -> Result<()> {
+        if !has_master_key {
+            return Err(wrong("url", "needs `master_key`: hosts that share a queue accept each other's seals by it"));
+        }
         self.bindings()?;
         self.task_routes()?;
         #[cfg(feature = "queue-redis")]
@@ -111,8 +114,12 @@ impl RedisQueueConfig {
         Ok(config)
     }
 
-    /// The queue; nothing is connected yet.
-    pub(crate) fn broker(
+    /// The queue; nothing is connected before its first call. A host has it from [`Forge::builder`](crate::Forge::builder); this is for tools
+    /// beside a host, such as `examples/queue_ctl.rs`.
+    ///
+    /// # Errors
+    /// `Config` if it does not fit.
+    pub fn broker(
         &self,
         secrets: &forge_core::secret::Secrets,
         keyring: std::sync::Arc<dyn forge_core::keyring::Keyring>,
