@@ -46,7 +46,7 @@ impl RedisBroker {
         let pushed = self.watch.pushed();
         let mut call = shared.call(&shared.scripts.reserve);
         call.arg(most.min(BATCH)).arg(millis(visibility));
-        let beside: Vec<_> = shared.queues.beside().collect();
+        let beside: Vec<_> = shared.queues.served().collect();
         call.arg(beside.len());
         for (tenant, queue) in beside {
             call.arg(tenant.as_str()).arg(queue);
@@ -88,6 +88,9 @@ impl RedisBroker {
                     continue;
                 }
             };
+            if self.drop_revoked(&taken, &read).await? {
+                continue;
+            }
             let early = read.envelope.eta.filter(|eta| *eta > now);
             let name = handler_name(&read.envelope).filter(|name| request.names.contains(name));
             let refused = match (&name, early) {
@@ -114,10 +117,14 @@ impl RedisBroker {
                     let held = Held {
                         tag: tag.clone(),
                         field: field.clone(),
+                        tenant: tenant.clone(),
+                        queue: queue.clone(),
                         envelope: read.envelope,
                         foreign,
                         lost: lease.lost.clone(),
+                        since: self.shared.clock.now(),
                     };
+                    self.shared.presences.leased(&held);
                     self.shared.held.keep(fence, until, held);
                     leases.push(lease);
                 }
@@ -136,6 +143,7 @@ impl Broker for RedisBroker {
             return Ok(Vec::new());
         }
         self.watch.begin();
+        self.shared.presences.asked(request);
         for _ in 0..ROUNDS {
             let reserved = self.reserve(request.max, request.visibility).await?;
             self.shared.held.sweep(reserved.now);

@@ -23,6 +23,7 @@ mod consume;
 mod held;
 mod letters;
 mod message;
+mod presence;
 mod produce;
 mod queues;
 mod reap;
@@ -43,9 +44,12 @@ use forge_redis::redis::{ScriptInvocation, cmd};
 use crate::celery::Limits;
 use batch::Batcher;
 use held::HeldTasks;
+use presence::Presences;
 use queues::Queues;
 use script::Scripts;
 use watch::Watch;
+
+pub use presence::{Allow, Exchanges, Presence, PresenceOptions, Show};
 
 /// Tasks of one script call: a longer script would keep Redis from everybody else.
 const BATCH: usize = 64;
@@ -69,6 +73,7 @@ struct Shared {
     queues: Queues,
     options: Options,
     held: Arc<HeldTasks>,
+    presences: Presences,
 }
 
 /// How long things stay, and how large they may be.
@@ -83,6 +88,8 @@ pub struct Options {
     pub dead_letters_max: usize,
     /// How much a message may hold.
     pub limits: Limits,
+    /// Where the workers of Celery listen.
+    pub exchanges: Exchanges,
     /// Times follow the clock of the process instead of the server's. For tests: the clocks of two machines differ.
     pub local_time: bool,
 }
@@ -94,6 +101,7 @@ impl Default for Options {
             dead_letter_ttl: Duration::from_secs(30 * 24 * 3600),
             dead_letters_max: 10_000,
             limits: Limits::default(),
+            exchanges: Exchanges::default(),
             local_time: false,
         }
     }
@@ -114,7 +122,9 @@ impl RedisBroker {
     ) -> Self {
         let held = Arc::<HeldTasks>::default();
         let watch = Arc::new(Watch::new(redis.clone(), queues.clone(), clock.clone(), held.clone()));
-        let shared = Arc::new(Shared { redis, keyring, clock, scripts: Scripts::new(), queues, options, held });
+        let presences = Presences::new(clock.clone());
+        let shared =
+            Arc::new(Shared { redis, keyring, clock, scripts: Scripts::new(), queues, options, held, presences });
         let (a, b, c) = (shared.clone(), shared.clone(), shared.clone());
         Self {
             enqueues: Arc::new(Batcher::new(BATCH, move |items| produce::push(a.clone(), items))),

@@ -122,7 +122,10 @@ impl TaskQueue for RedisBroker {
         call.arg(tenant.as_str()).arg(id.to_string()).arg(meta_key(&id.to_string()));
         call.arg(result.to_json()).arg(seconds(shared.options.result_ttl));
         match shared.redis.script::<i64>(OP, &call).await? {
-            1 => Ok(true),
+            1 => {
+                self.tell_cancelled(tenant, id).await;
+                Ok(true)
+            }
             0 => Ok(false),
             _ => Err(Error::not_found(OP, "no such task")),
         }

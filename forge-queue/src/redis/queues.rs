@@ -1,8 +1,8 @@
 //! Which queue is whose.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use forge_core::{Error, ErrorKind, Principal, Result, Slug, TenantId};
 
@@ -11,6 +11,7 @@ use forge_core::{Error, ErrorKind, Principal, Result, Slug, TenantId};
 pub(super) struct Queues {
     bound: Arc<BTreeMap<String, Principal>>,
     routes: Arc<BTreeMap<String, Vec<String>>>,
+    paused: Arc<RwLock<BTreeSet<String>>>,
 }
 
 /// The queue of a tenant's own tasks.
@@ -43,7 +44,7 @@ impl Queues {
         if all.insert(queue.to_owned(), principal).is_some() {
             return wrong("the queue is bound already");
         }
-        Ok(Self { bound: Arc::new(all), routes: self.routes.clone() })
+        Ok(Self { bound: Arc::new(all), routes: self.routes.clone(), paused: Arc::default() })
     }
 
     pub(super) fn routed(&self, task: &Slug, queue: &str) -> Result<Self> {
@@ -52,7 +53,7 @@ impl Queues {
         }
         let mut all = BTreeMap::clone(&self.routes);
         all.entry(task.to_string()).or_default().push(queue.to_owned());
-        Ok(Self { bound: self.bound.clone(), routes: Arc::new(all) })
+        Ok(Self { bound: self.bound.clone(), routes: Arc::new(all), paused: Arc::default() })
     }
 
     /// Where a tenant's tasks of this name go.
@@ -67,10 +68,32 @@ impl Queues {
         self.bound.get(queue)
     }
 
+    /// Tenants and the queues that are bound to them.
+    pub(super) fn all(&self) -> impl Iterator<Item = (&TenantId, &str)> {
+        self.bound.iter().map(|(queue, principal)| (principal.tenant(), queue.as_str()))
+    }
+
     /// Tenants and the queues that are bound to them beside their own.
     pub(super) fn beside(&self) -> impl Iterator<Item = (&TenantId, &str)> {
-        let all = self.bound.iter().map(|(queue, principal)| (principal.tenant(), queue.as_str()));
-        all.filter(|(tenant, queue)| own(tenant) != *queue)
+        self.all().filter(|(tenant, queue)| own(tenant) != *queue)
+    }
+
+    /// Those from which this process takes tasks now.
+    pub(super) fn served(&self) -> impl Iterator<Item = (&TenantId, &str)> {
+        self.beside().filter(|(_, queue)| !self.is_paused(queue))
+    }
+
+    pub(super) fn is_paused(&self, queue: &str) -> bool {
+        self.paused.read().unwrap_or_else(PoisonError::into_inner).contains(queue)
+    }
+
+    /// Takes no more tasks from a queue in this process, or takes them again.
+    pub(super) fn pause(&self, queue: &str, pause: bool) {
+        let mut paused = self.paused.write().unwrap_or_else(PoisonError::into_inner);
+        match pause {
+            true => paused.insert(queue.to_owned()),
+            false => paused.remove(queue),
+        };
     }
 }
 

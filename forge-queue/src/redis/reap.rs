@@ -40,7 +40,7 @@ pub(super) struct Taken<'a> {
 }
 
 impl Taken<'_> {
-    fn settlement(&self, id: TaskId, record: String, then: Then) -> Settlement {
+    pub(super) fn settlement(&self, id: TaskId, record: String, then: Then) -> Settlement {
         Settlement {
             tag: self.tag.to_owned(),
             field: self.field.to_owned(),
@@ -113,7 +113,11 @@ impl RedisBroker {
         let record = own.map(|r| record('D', attempts, &r.envelope.task)).unwrap_or_default();
         let mut settlement = taken.settlement(id, record, Then::Dead { id, letter });
         settlement.result = envelope.filter(|_| refused == Refused::Expired).map(|e| shared.expired(tenant, e));
-        self.settlements.call("queue.lease", settlement).await.map(|_| ())
+        let ended = self.settlements.call("queue.lease", settlement).await?;
+        if let Some(read) = read.filter(|_| ended) {
+            shared.presences.refused(tenant, read, refused);
+        }
+        Ok(())
     }
 }
 

@@ -88,10 +88,13 @@ impl RedisBroker {
     pub(super) async fn acknowledge(&self, lease: &Lease, result: Value) -> Result<()> {
         const OP: &str = "queue.ack";
         let held = self.holding(OP, lease)?;
+        let shown = self.shared.presences.shown(&held, &result);
         let mut settlement = self.end(lease, &held, 'S');
         settlement.result = Some(self.outcome(lease, &held, ResultState::Success { result }))
             .filter(|_| held.envelope.ignore_result != Some(true));
-        self.finish(OP, lease, settlement).await
+        self.finish(OP, lease, settlement).await?;
+        self.shared.presences.succeeded(&held, shown.as_deref());
+        Ok(())
     }
 
     pub(super) async fn refuse(&self, lease: &Lease, nack: Nack) -> Result<()> {
@@ -131,7 +134,9 @@ impl RedisBroker {
                 settlement
             }
         };
-        self.finish(OP, lease, settlement).await
+        self.finish(OP, lease, settlement).await?;
+        self.shared.presences.failed(&held, &report, after.is_some());
+        Ok(())
     }
 
     /// The message of a lease that this process still holds, as far as it knows.
@@ -178,6 +183,6 @@ fn lost(operation: &'static str, lease: &Lease) -> Error {
 }
 
 /// An error as an exception that any Python client can raise. The sentence is the operator's: it names no datum, but facts may.
-fn raised(report: &ErrorReport) -> (Exception, Option<String>) {
+pub(super) fn raised(report: &ErrorReport) -> (Exception, Option<String>) {
     (Exception::builtin("RuntimeError", format!("{}: {}", report.kind.as_str(), report.message)), None)
 }
