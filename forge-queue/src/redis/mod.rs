@@ -23,7 +23,7 @@ mod consume;
 mod held;
 mod letters;
 mod message;
-mod presence;
+pub mod presence;
 mod produce;
 mod queues;
 mod reap;
@@ -44,12 +44,10 @@ use forge_redis::redis::{ScriptInvocation, cmd};
 use crate::celery::Limits;
 use batch::Batcher;
 use held::HeldTasks;
-use presence::Presences;
+use presence::{Exchanges, Presences};
 use queues::Queues;
 use script::Scripts;
 use watch::Watch;
-
-pub use presence::{Allow, Exchanges, Presence, PresenceOptions, Show};
 
 /// Tasks of one script call: a longer script would keep Redis from everybody else.
 const BATCH: usize = 64;

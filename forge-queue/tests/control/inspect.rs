@@ -1,6 +1,8 @@
 //! `celery status` and `celery inspect`.
 
-use forge_queue::redis::PresenceOptions;
+use forge_core::TenantId;
+use forge_queue::redis::presence::{Exchanges, PresenceOptions};
+use forge_redis::redis::{self, AsyncCommands as _};
 use serde_json::{Value, json};
 
 use crate::world::{NAME, World, next};
@@ -114,4 +116,46 @@ print(json.dumps(said))
     assert_eq!(said["after"]["waits"], json!(["SUCCESS", 2]), "{said}");
     assert_eq!(grown.load(std::sync::atomic::Ordering::SeqCst), 2, "{said}");
     assert!(shutdown.is_cancelled(), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn isolation_a_tenant_with_exchanges_of_its_own_is_alone_there() {
+    let world = World::start();
+    let of = |tenant: &str| {
+        let mut options = PresenceOptions::of_tenant(format!("{tenant}@test"), TenantId::parse(tenant).unwrap());
+        let mut exchanges = Exchanges::default();
+        (exchanges.control, exchanges.events) = (tenant.to_owned(), format!("{tenant}ev"));
+        options.exchanges = Some(exchanges);
+        world.broker.present(options).unwrap()
+    };
+    let _both = (of("acme"), of("globex"));
+    let ask = |control: &str| {
+        format!(
+            "app.conf.update(control_exchange='{control}', event_exchange='{control}ev')\n\
+            print(json.dumps(app.control.inspect(timeout=1).active_queues()))"
+        )
+    };
+    let said = world.python(&ask("acme")).await;
+    assert_eq!(said.as_object().unwrap().keys().collect::<Vec<_>>(), ["acme@test"], "{said}");
+    assert_eq!((&said["acme@test"][0]["name"], said["acme@test"].as_array().unwrap().len()), (&json!("celery"), 1));
+    let said = world.python(&ask("celery")).await;
+    assert_eq!(said, json!(null), "isolation: nobody listens on the exchanges that all share");
+
+    world.server.cli(&[
+        "ACL",
+        "SETUSER",
+        "globex",
+        "on",
+        "nopass",
+        "~*",
+        "+@all",
+        "resetchannels",
+        "&{t}:/0.globex.pidbox",
+    ]);
+    let url = world.server.url().replace("//", "//globex:x@");
+    let mut globex = redis::Client::open(url).unwrap().get_multiplexed_async_connection().await.unwrap();
+    let own: redis::RedisResult<i64> = globex.publish("{t}:/0.globex.pidbox", "").await;
+    assert_eq!(own.unwrap(), 1);
+    let others: redis::RedisResult<i64> = globex.publish("{t}:/0.acme.pidbox", "").await;
+    assert!(others.is_err(), "isolation: the server keeps a tenant's programs from another's channel");
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use forge_core::queue::{Broker, NewTask, TaskQueue, TaskState};
 use forge_core::testing::context;
 use forge_core::{Clock, Slug, SystemClock};
-use forge_queue::redis::PresenceOptions;
+use forge_queue::redis::presence::PresenceOptions;
 use serde_json::json;
 
 use crate::world::{NAME, World, acme, next};
@@ -36,9 +36,7 @@ print(json.dumps([said, stamp]))
             r#"
 said = {"flag": cli("control", "revoke", "running", "-t", "5", "-d", "forge1@test")}
 said["state"] = app.AsyncResult("running").state
-said["terminate"] = cli("control", "revoke", "running", "--terminate", "-t", "5", "-d", "forge1@test")
-if "No such option" in said["terminate"]:
-    said["terminate"] = cli("control", "terminate", "TERM", "running", "-t", "5", "-d", "forge1@test")
+said["terminate"] = cli("control", "terminate", "TERM", "running", "-t", "5", "-d", "forge1@test")
 said["results"] = results("never", "stamped", "running", "fine")
 said["revoked"] = app.control.inspect(["forge1@test"], timeout=5).revoked()
 print(json.dumps(said))

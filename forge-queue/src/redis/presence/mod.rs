@@ -7,7 +7,7 @@
 //! Redis does not say who speaks on a channel: whoever may publish there is obeyed. So a presence allows nothing that changes something
 //! until the host says so, and never lets a task with a seal be touched: that one is its tenant's, who can cancel it. A tenant whose
 //! Python programs may revoke what they queued gets a presence of its own ([`PresenceOptions::of_tenant`]) on [`Exchanges`] of its own,
-//! and the server's access list keeps others from them (`ACL SETUSER acme … &/0.acme.pidbox &/0.acmeev/*`).
+//! and the server's access list keeps others from them (`ACL SETUSER acme … &/0.acme.pidbox &/0.acmeev/*`, each behind the prefix).
 
 mod answers;
 mod audience;

@@ -130,3 +130,38 @@ pub(super) fn stamps(headers: &Map<String, Value>) -> impl Iterator<Item = Strin
         values.iter().map(move |value| format!("{name}\0{value}"))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::celery::{Stamp, TaskEventKind};
+
+    #[test]
+    fn what_nobody_can_take_is_dropped_and_counted() {
+        let (state, _events) = State::new(PresenceOptions::new("w@t"), Exchanges::default(), 0, Duration::ZERO);
+        let stamp = Stamp { at: forge_core::Timestamp::from_nanos(0), clock: 1 };
+        for n in 0..EVENTS + 3 {
+            state.send(TaskEvent { uuid: n.to_string(), stamp, kind: TaskEventKind::Started });
+        }
+        assert_eq!(state.dropped.load(Ordering::Relaxed), 3);
+    }
+
+    #[test]
+    fn a_stamp_with_several_values_is_revoked_by_each() {
+        let (state, _events) = State::new(PresenceOptions::new("w@t"), Exchanges::default(), 0, Duration::ZERO);
+        let stamped = |value: Value| {
+            let mut task = Envelope::new("a", "t");
+            task.stamps = Map::from_iter([("customer".to_owned(), value)]);
+            task
+        };
+        state.revoke_stamps(&stamped(serde_json::json!(["7", 8])).stamps, Duration::ZERO);
+        for (value, revoked) in [
+            (serde_json::json!("7"), true),
+            (serde_json::json!(["9", 8]), true),
+            (serde_json::json!("9"), false),
+            (serde_json::json!([]), false),
+        ] {
+            assert_eq!(state.is_revoked(&stamped(value.clone()), Duration::ZERO), revoked, "{value}");
+        }
+    }
+}
