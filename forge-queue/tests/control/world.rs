@@ -1,4 +1,4 @@
-//! A Redis, a broker whose queue `celery` is acme's and `other` globex's, a worker loop, and Python beside.
+//! A Redis, a broker whose queue `celery` is acme's, for `t.add` too, and `other` globex's, a worker loop, and Python beside.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -30,6 +30,7 @@ impl World {
         let bound = |tenant| Principal::employee(tenant, "celery", "worker").unwrap();
         let broker = RedisBroker::new(redis, Arc::new(FakeKeyring), Arc::new(SystemClock));
         let broker = broker.bind("celery", bound("acme")).unwrap().bind("other", bound("globex")).unwrap();
+        let broker = broker.route(&Slug::parse("t.add").unwrap(), "celery").unwrap();
         Self { server, broker }
     }
 
