@@ -97,6 +97,15 @@ impl ControlMessage {
     }
 }
 
+/// A command to all workers that listen to `exchange`, Celery's `control_exchange`. Nobody answers it.
+pub(crate) fn control_message(method: &str, arguments: &Value, exchange: &str, clock: u64, tag: &str) -> Vec<u8> {
+    let content = serde_json::json!({
+        "method": method, "arguments": arguments, "destination": null, "pattern": null, "matcher": null,
+    });
+    let headers = Map::from_iter([("clock".to_owned(), Value::from(clock))]);
+    event::message(&content, headers, &format!("{exchange}.pidbox"), "", tag)
+}
+
 impl ReplyTo {
     /// The message to push to the queue behind [`exchange`](Self::exchange) and [`routing_key`](Self::routing_key): the worker's name and
     /// its answer. `clock` is the worker's Lamport clock, `tag` the delivery tag.

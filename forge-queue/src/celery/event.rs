@@ -11,7 +11,7 @@ use super::{body, json, time};
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Publication {
-    /// `/{db}.celeryev/{routing key}`.
+    /// `/{db}.celeryev/{routing key}`, or as the source's prefix and exchange have it.
     pub channel: String,
     /// The message.
     pub message: Vec<u8>,
@@ -24,8 +24,8 @@ pub struct EventSource {
     pub hostname: String,
     /// Its process.
     pub pid: u32,
-    /// The number of the broker's database.
-    pub db: u32,
+    /// What stands before every channel, kombu's `fanout_prefix`: `/0.` in database 0.
+    pub prefix: String,
     /// Celery's `event_exchange`, `celeryev`.
     pub exchange: String,
 }
@@ -129,6 +129,11 @@ pub enum TaskEventKind {
         /// Because its time had passed.
         expired: bool,
     },
+    /// A worker would not have it.
+    Rejected {
+        /// Whether it is in its queue again.
+        requeue: bool,
+    },
 }
 
 impl EventSource {
@@ -174,7 +179,7 @@ impl EventSource {
     fn publish<T: Serialize>(&self, routing_key: &str, event: &T, tag: &str) -> Publication {
         let headers = Map::from_iter([("hostname".to_owned(), Value::from(self.hostname.as_str()))]);
         Publication {
-            channel: format!("/{}.{}/{routing_key}", self.db, self.exchange),
+            channel: format!("{}{}/{routing_key}", self.prefix, self.exchange),
             message: message(event, headers, &self.exchange, routing_key, tag),
         }
     }
@@ -258,6 +263,7 @@ impl TaskEventKind {
             Self::Failed { .. } => "task-failed",
             Self::Retried { .. } => "task-retried",
             Self::Revoked { .. } => "task-revoked",
+            Self::Rejected { .. } => "task-rejected",
         }
     }
 
@@ -275,6 +281,7 @@ impl TaskEventKind {
             Self::Revoked { terminated, signum, expired } => {
                 serde_json::json!({"terminated": terminated, "signum": signum, "expired": expired})
             }
+            Self::Rejected { requeue } => serde_json::json!({"requeue": requeue}),
         };
         match fields {
             Value::Object(map) => map,
@@ -291,7 +298,12 @@ mod tests {
     use crate::celery::Limits;
 
     fn source() -> EventSource {
-        EventSource { hostname: "forge@vm".to_owned(), pid: 7, db: 0, exchange: "celeryev".to_owned() }
+        EventSource {
+            hostname: "forge@vm".to_owned(),
+            pid: 7,
+            prefix: "/0.".to_owned(),
+            exchange: "celeryev".to_owned(),
+        }
     }
 
     fn stamp(clock: u64) -> Stamp {

@@ -37,6 +37,7 @@ mod typed;
 mod write;
 
 pub use body::Limits;
+pub(crate) use control::control_message;
 pub use control::{ControlMessage, Pattern, ReplyTo};
 pub use envelope::{Embed, Envelope};
 pub use event::{EventSource, Publication, Stamp, TaskEvent, TaskEventKind, WorkerEvent, WorkerLoad};
@@ -49,5 +50,6 @@ pub(crate) use result::decoded;
 pub use result::{Exception, ResultState, Revocation, TaskResult, meta_key};
 pub use route::{PRIORITY_SEPARATOR, STEPS, queue_for, queues};
 pub use signature::Signature;
+pub(crate) use time::seconds;
 pub use typed::untyped;
 pub use write::{FORGE_PREFIX, forge_id};

@@ -40,10 +40,12 @@ struct Chunk {
     messages: Vec<Vec<u8>>,
     /// Those, from 1, that are not tasks of ours that are open.
     closed: Vec<usize>,
+    /// Whether the leases lie where kombu keeps its own.
+    shared: bool,
 }
 
 /// A chunk as the script gives it.
-type TakenOfList = (String, String, usize, Vec<Vec<u8>>, Vec<usize>);
+type TakenOfList = (String, String, usize, Vec<Vec<u8>>, Vec<usize>, bool);
 
 /// Renews a batch of leases: until when each is held, 1970 for one that is lost.
 pub(super) async fn renew(shared: Arc<Shared>, items: Vec<(String, Duration)>) -> Result<Vec<Timestamp>> {
@@ -61,7 +63,7 @@ impl RedisBroker {
         let pushed = self.watch.pushed();
         let mut call = shared.call(&shared.scripts.reserve);
         call.arg(most.min(BATCH)).arg(millis(visibility)).arg(&shared.who);
-        let beside: Vec<_> = shared.queues.beside().collect();
+        let beside: Vec<_> = shared.queues.served().collect();
         call.arg(beside.len());
         for (tenant, queue) in beside {
             call.arg(tenant.as_str()).arg(queue);
@@ -79,9 +81,9 @@ impl RedisBroker {
                 return Err(e);
             }
         };
-        let chunk = |(tenant, queue, before, messages, closed): TakenOfList| {
+        let chunk = |(tenant, queue, before, messages, closed, shared): TakenOfList| {
             let tenant = TenantId::parse(&tenant).map_err(|_| corrupt(LEASE, "tenant"))?;
-            Ok(Chunk { tenant, queue, before, messages, closed })
+            Ok(Chunk { tenant, queue, before, messages, closed, shared })
         };
         let chunks = chunks.into_iter().map(chunk).collect::<Result<_>>()?;
         let soonest = u64::try_from(soonest).ok().map(Duration::from_millis);
@@ -111,13 +113,16 @@ impl RedisBroker {
         let (now, until) = (reserved.now, reserved.now.after(request.visibility));
         let place = u8::try_from(place).map_err(|_| corrupt(LEASE, "place"))?;
         let id = forge_id(message).unwrap_or("-");
-        let tag = tag(shared.queues.principal(queue).is_some(), reserved.call, place, tenant.as_str(), id, &shared.who);
+        let tag = tag(chunk.shared, reserved.call, place, tenant.as_str(), id, &shared.who);
         let field = if id == "-" { tag.clone() } else { id.to_owned() };
         let taken = Taken { tag: &tag, tenant, field: &field, queue, message };
         let read = match Read::of(shared, tenant, message) {
             Ok(read) => read,
             Err(refused) => return self.quarantine(&taken, refused, None).await.map(|()| None),
         };
+        if self.drop_revoked(&taken, &read).await? {
+            return Ok(None);
+        }
         if !open && self.has_ended(tenant, &read).await? {
             return self.quarantine(&taken, Refused::Replayed, Some(&read)).await.map(|()| None);
         }
@@ -135,7 +140,20 @@ impl RedisBroker {
             Ok((lease, context)) => {
                 let (foreign, remember) = (read.sealed.is_none(), read.remembered());
                 let lost = lease.lost.clone();
-                let held = Held { tag, field, envelope: read.envelope, foreign, remember, context, lost };
+                let (tenant, queue, since) = (tenant.clone(), queue.clone(), shared.clock.now());
+                let held = Held {
+                    tag,
+                    field,
+                    tenant,
+                    queue,
+                    envelope: read.envelope,
+                    foreign,
+                    remember,
+                    context,
+                    lost,
+                    since,
+                };
+                shared.presences.leased(&held);
                 shared.held.keep(fence, until, held);
                 Ok(Some(lease))
             }
@@ -180,6 +198,7 @@ impl Broker for RedisBroker {
             return Ok(Vec::new());
         }
         self.watch.begin();
+        self.shared.presences.asked(request);
         for _ in 0..ROUNDS {
             let reserved = self.reserve(request.max, request.visibility).await?;
             self.shared.held.sweep(reserved.now);

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use forge_core::{ExecutionContext, Timestamp};
+use forge_core::{ExecutionContext, TenantId, Timestamp};
 use tokio_util::sync::CancellationToken;
 
 use crate::celery::Envelope;
@@ -15,6 +15,8 @@ pub(super) struct Held {
     pub(super) tag: String,
     /// The field of the tenant's `run`.
     pub(super) field: String,
+    pub(super) tenant: TenantId,
+    pub(super) queue: String,
     pub(super) envelope: Envelope,
     /// No seal of ours: another program's task.
     pub(super) foreign: bool,
@@ -24,6 +26,8 @@ pub(super) struct Held {
     pub(super) context: Option<ExecutionContext>,
     /// Tells the worker that it lost the lease.
     pub(super) lost: CancellationToken,
+    /// When it was leased.
+    pub(super) since: Timestamp,
 }
 
 /// By fence.
@@ -41,6 +45,13 @@ impl HeldTasks {
 
     pub(super) fn find(&self, fence: u64) -> Option<Arc<Held>> {
         self.all().get(&fence).map(|(_, held)| held.clone())
+    }
+
+    /// All whose leases are not lost.
+    pub(super) fn running(&self, now: Timestamp) -> Vec<Arc<Held>> {
+        let all = self.all();
+        let running = all.values().filter(|(until, held)| *until > now && !held.lost.is_cancelled());
+        running.map(|(_, held)| held.clone()).collect()
     }
 
     pub(super) fn renewed(&self, fence: u64, until: Timestamp) {

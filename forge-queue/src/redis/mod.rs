@@ -29,6 +29,7 @@ mod held;
 mod kv;
 mod letters;
 mod message;
+pub mod presence;
 mod produce;
 mod queues;
 mod reap;
@@ -50,6 +51,7 @@ use forge_redis::redis::{ScriptInvocation, cmd};
 use crate::celery::Limits;
 use batch::Batcher;
 use held::HeldTasks;
+use presence::{Exchanges, Presences};
 use queues::Queues;
 use script::Scripts;
 use watch::Watch;
@@ -78,6 +80,7 @@ struct Shared {
     queues: Queues,
     options: Options,
     held: Arc<HeldTasks>,
+    presences: Presences,
     /// Names this process in its leases, for whoever looks at them.
     who: String,
 }
@@ -97,6 +100,8 @@ pub struct Options {
     pub visibility_timeout: Duration,
     /// How much a message may hold.
     pub limits: Limits,
+    /// Where the workers of Celery listen.
+    pub exchanges: Exchanges,
     /// Times follow the clock of the process instead of the server's. For tests: the clocks of two machines differ.
     pub local_time: bool,
 }
@@ -109,6 +114,7 @@ impl Default for Options {
             dead_letters_max: 10_000,
             visibility_timeout: Duration::from_secs(3600),
             limits: Limits::default(),
+            exchanges: Exchanges::default(),
             local_time: false,
         }
     }
@@ -129,7 +135,9 @@ impl RedisBroker {
     ) -> Self {
         let held = Arc::<HeldTasks>::default();
         let who = format!("{:016x}", fastrand::u64(..));
-        let shared = Arc::new(Shared { redis, keyring, clock, scripts: Scripts::new(), queues, options, held, who });
+        let presences = Presences::new(clock.clone());
+        let shared =
+            Arc::new(Shared { presences, redis, keyring, clock, scripts: Scripts::new(), queues, options, held, who });
         let watch = Arc::new(Watch::new(shared.clone()));
         let (a, b, c) = (shared.clone(), shared.clone(), shared.clone());
         Self {

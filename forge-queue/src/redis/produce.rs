@@ -130,7 +130,11 @@ impl TaskQueue for RedisBroker {
         let mut call = shared.call(&shared.scripts.cancel);
         call.arg(tenant.as_str()).arg(id.to_string()).arg(meta_key(&id.to_string()));
         call.arg(result.to_json()).arg(seconds(shared.options.result_ttl));
-        shared.redis.script(OP, &call).await
+        let cancelled = shared.redis.script(OP, &call).await?;
+        if cancelled {
+            self.tell_cancelled(tenant, id).await;
+        }
+        Ok(cancelled)
     }
 
     async fn depth(&self, ctx: &ExecutionContext) -> Result<QueueDepth> {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use forge_core::{Error, ErrorKind, Principal, Result, Slug, TenantId};
 
@@ -12,6 +12,8 @@ pub(super) struct Queues {
     bound: Arc<BTreeMap<String, Principal>>,
     routes: Arc<BTreeMap<String, Vec<String>>>,
     left: Arc<BTreeSet<String>>,
+    /// From which this process takes nothing for now.
+    paused: Arc<RwLock<BTreeSet<String>>>,
 }
 
 /// The queue of a tenant's own tasks.
@@ -44,7 +46,7 @@ impl Queues {
         if all.insert(queue.to_owned(), principal).is_some() {
             return wrong("the queue is bound already");
         }
-        Ok(Self { bound: Arc::new(all), ..self.clone() })
+        Ok(Self { bound: Arc::new(all), paused: Arc::default(), ..self.clone() })
     }
 
     pub(super) fn left(&self, queue: &str) -> Result<Self> {
@@ -53,7 +55,7 @@ impl Queues {
         }
         let mut all = BTreeSet::clone(&self.left);
         all.insert(queue.to_owned());
-        Ok(Self { left: Arc::new(all), ..self.clone() })
+        Ok(Self { left: Arc::new(all), paused: Arc::default(), ..self.clone() })
     }
 
     pub(super) fn routed(&self, task: &Slug, queue: &str) -> Result<Self> {
@@ -62,7 +64,7 @@ impl Queues {
         }
         let mut all = BTreeMap::clone(&self.routes);
         all.entry(task.to_string()).or_default().push(queue.to_owned());
-        Ok(Self { routes: Arc::new(all), ..self.clone() })
+        Ok(Self { routes: Arc::new(all), paused: Arc::default(), ..self.clone() })
     }
 
     /// Where a tenant's tasks of this name go.
@@ -99,10 +101,32 @@ impl Queues {
         self.bound.get(queue)
     }
 
-    /// Tenants and the queues that are bound to them beside their own, and served.
+    /// Tenants and the queues that are bound to them.
+    pub(super) fn all(&self) -> impl Iterator<Item = (&TenantId, &str)> {
+        self.bound.iter().map(|(queue, principal)| (principal.tenant(), queue.as_str()))
+    }
+
+    /// Tenants and the queues that are bound to them beside their own, and not left to others.
     pub(super) fn beside(&self) -> impl Iterator<Item = (&TenantId, &str)> {
-        let all = self.bound.iter().map(|(queue, principal)| (principal.tenant(), queue.as_str()));
-        all.filter(|(tenant, queue)| own(tenant) != *queue && !self.left.contains(*queue))
+        self.all().filter(|(tenant, queue)| own(tenant) != *queue && !self.left.contains(*queue))
+    }
+
+    /// The bound queues from which this process takes tasks now.
+    pub(super) fn served(&self) -> impl Iterator<Item = (&TenantId, &str)> {
+        self.all().filter(|(_, queue)| !self.left.contains(*queue) && !self.is_paused(queue))
+    }
+
+    pub(super) fn is_paused(&self, queue: &str) -> bool {
+        self.paused.read().unwrap_or_else(PoisonError::into_inner).contains(queue)
+    }
+
+    /// Takes no more tasks from a queue in this process, or takes them again.
+    pub(super) fn pause(&self, queue: &str, pause: bool) {
+        let mut paused = self.paused.write().unwrap_or_else(PoisonError::into_inner);
+        match pause {
+            true => paused.insert(queue.to_owned()),
+            false => paused.remove(queue),
+        };
     }
 }
 

@@ -60,7 +60,7 @@ pub(super) struct Taken<'a> {
 }
 
 impl Taken<'_> {
-    fn settlement(&self, id: TaskId, record: String, then: Then) -> Settlement {
+    pub(super) fn settlement(&self, id: TaskId, record: String, then: Then) -> Settlement {
         Settlement {
             tag: self.tag.to_owned(),
             field: self.field.to_owned(),
@@ -155,7 +155,11 @@ impl RedisBroker {
                 .then(|| shared.result(tenant, read.envelope.id.clone(), state.clone()));
             settlement.ops = self.nobody_did(taken, read, &state).await?;
         }
-        self.settlements.call("queue.lease", settlement).await.map(|_| ())
+        let ended = self.settlements.call("queue.lease", settlement).await?;
+        if let Some(read) = read.filter(|_| ended) {
+            shared.presences.refused(tenant, read, refused);
+        }
+        Ok(())
     }
 }
 

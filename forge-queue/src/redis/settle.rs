@@ -178,10 +178,13 @@ impl RedisBroker {
             }
         }
         let (ops, children) = (follow.ops, follow.children);
+        let shown = self.shared.presences.shown(&held, &result);
         let mut settlement = self.end(lease, &held);
         settlement.result = self.outcome(lease, &held, ResultState::Success { result }, children);
         settlement.ops = ops;
-        self.finish(OP, lease, settlement).await
+        self.finish(OP, lease, settlement).await?;
+        self.shared.presences.succeeded(&held, shown.as_deref());
+        Ok(())
     }
 
     pub(super) async fn refuse(&self, lease: &Lease, nack: Nack) -> Result<()> {
@@ -195,7 +198,9 @@ impl RedisBroker {
             Some(after) => self.retried(lease, &held, &report, after),
             None => self.dead(lease, &held, &report, report.kind.as_str()).await?,
         };
-        self.finish(OP, lease, settlement).await
+        self.finish(OP, lease, settlement).await?;
+        self.shared.presences.failed(&held, &report, after.is_some());
+        Ok(())
     }
 
     /// Tries a task again, as Celery does: a new message, with the old one's id.

@@ -109,6 +109,11 @@ impl Watch {
         }
     }
 
+    /// Tenants that have a queue, as far as they were seen.
+    pub(super) fn known(&self) -> Vec<TenantId> {
+        self.inner.state().known.iter().filter_map(|tenant| TenantId::parse(tenant).ok()).collect()
+    }
+
     pub(super) fn wake(&self) {
         self.inner.wake.notify_one();
     }
@@ -148,9 +153,11 @@ impl Inner {
     }
 
     fn keys_of(&self, tenant: &str) -> Vec<String> {
-        let theirs = self.queues.beside().filter(|(t, _)| t.as_str() == tenant).map(|(_, queue)| queue.to_owned());
-        let queues = TenantId::parse(tenant).map(|t| own(&t)).into_iter().chain(theirs);
-        queues.flat_map(|queue| lists(&queue)).map(|list| self.redis.key(list)).collect()
+        let Ok(tenant) = TenantId::parse(tenant) else { return Vec::new() };
+        let own = own(&tenant);
+        let theirs = self.queues.served().filter(|(t, queue)| **t == tenant && *queue != own).map(|(_, queue)| queue);
+        let lists = std::iter::once(own.as_str()).chain(theirs).flat_map(lists);
+        lists.map(|list| self.redis.key(list)).collect()
     }
 
     /// Whose list it is.

@@ -231,7 +231,8 @@ fn control_messages_are_understood_and_answered_as_celery_answers() {
 
 #[test]
 fn events_have_celerys_fields() {
-    let source = EventSource { hostname: "w1@vm".to_owned(), pid: 1, db: 0, exchange: "celeryev".to_owned() };
+    let source =
+        EventSource { hostname: "w1@vm".to_owned(), pid: 1, prefix: "/0.".to_owned(), exchange: "celeryev".to_owned() };
     let stamp = Stamp { at: Timestamp::from_nanos(1), clock: 1 };
     let load = WorkerLoad { freq: 2.0, active: 0, processed: 0, loadavg: [0.0; 3] };
     let success = TaskEventKind::Succeeded { result: "5".to_owned(), runtime: 0.1 };

@@ -2,7 +2,7 @@
 -- ARGV: now, most tasks, length of a lease in ms, who takes them, n, n times tenant and queue: the queues that are bound to a tenant, then
 -- the tenants that may have something because others push to their lists.
 -- Gives now, ms until something is due or -1, expired leases (tag, message), the number of this call, what was taken (of each list: tenant,
--- queue, how many were taken before, messages, and which of them, from 1, are not open), and the tenants that have nothing more.
+-- queue, how many were taken before, messages, which of them, from 1, are not open, and 1 where kombu has the lease), and the tenants that have nothing more.
 local most, lease, who = tonumber(ARGV[2]), tonumber(ARGV[3]), ':' .. ARGV[4]
 local STEPS = { '', '\6\0223', '\6\0226', '\6\0229' }
 local queues, shared, at = {}, {}, 6
@@ -122,7 +122,7 @@ local function take(tenant, budget)
         got = got + #messages
         local before = taken
         local ids = record(tenant, queue, messages)
-        chunks[#chunks + 1] = { tenant, queue, before, messages, closed(tenant, ids) }
+        chunks[#chunks + 1] = { tenant, queue, before, messages, closed(tenant, ids), shared[queue] and 1 or 0 }
       end
     end
   end
