@@ -25,6 +25,9 @@ pub struct NewTask {
     pub delay: Duration,
     /// A task with the key of one that is not finished is that one.
     pub unique: Option<OperationKey>,
+    /// A task with the key of one that the tenant has queued before, finished or not, is that one, for as long as the queue remembers
+    /// it.
+    pub once: Option<OperationKey>,
     /// Retries after the first try; 3 by default.
     pub max_retries: u32,
     /// Given up after this long; 24 hours by default.
@@ -39,6 +42,7 @@ impl NewTask {
             payload,
             delay: Duration::ZERO,
             unique: None,
+            once: None,
             max_retries: 3,
             expires: Duration::from_secs(24 * 3600),
         }
@@ -58,11 +62,33 @@ impl NewTask {
         self
     }
 
+    /// Queued once under this key, however often it is asked for.
+    #[must_use]
+    pub fn with_once(mut self, key: OperationKey) -> Self {
+        self.once = Some(key);
+        self
+    }
+
     /// Retries after the first try.
     #[must_use]
     pub fn with_max_retries(mut self, n: u32) -> Self {
         self.max_retries = n;
         self
+    }
+
+    /// Given up after this long.
+    #[must_use]
+    pub fn with_expires(mut self, after: Duration) -> Self {
+        self.expires = after;
+        self
+    }
+
+    /// The id that a queue gives it: from tenant and key where it is queued once, a new one else.
+    pub fn id(&self, tenant: &TenantId, now: Timestamp) -> TaskId {
+        match &self.once {
+            Some(key) => TaskId::derived(&[b"task.once", tenant.as_str().as_bytes(), key.as_str().as_bytes()]),
+            None => TaskId::random(now),
+        }
     }
 }
 

@@ -8,6 +8,7 @@ pub mod celery;
 pub mod dead;
 #[cfg(feature = "redis")]
 pub mod redis;
+pub mod schedule;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 pub mod worker;

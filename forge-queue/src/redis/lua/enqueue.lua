@@ -18,7 +18,9 @@ local ids, pushes = {}, {}
 for i = 3, #ARGV, 7 do
   local id, list, envelope, record, stays, unique, due = unpack(ARGV, i, i + 6)
   local outcome = id
-  if unique ~= '' then
+  local record_key = of(tenant, 'task:' .. id)
+  -- an id that is there already is one that is queued once: it stays as it is
+  if unique ~= '' and redis.call('EXISTS', record_key) == 0 then
     unique = of(tenant, 'unique:' .. unique)
     local known = redis.call('GET', unique)
     local state = known and redis.call('GET', of(tenant, 'task:' .. known))
@@ -26,8 +28,8 @@ for i = 3, #ARGV, 7 do
   end
   if outcome == id then
     if full(list) then
-      outcome = ''
-    elseif redis.call('SET', of(tenant, 'task:' .. id), record, 'EX', stays, 'NX') then
+      if redis.call('EXISTS', record_key) == 0 then outcome = '' end
+    elseif redis.call('SET', record_key, record, 'EX', stays, 'NX') then
       if unique ~= '' then redis.call('SET', unique, id, 'EX', stays) end
       if waiting then waiting = waiting + 1 end
       if tonumber(due) > now then
