@@ -13,7 +13,8 @@
 //! | `forge:leases` | leases by the time at which they run out |
 //! | `forge:ready`, `forge:vtime`, `forge:v` | start-time fair queueing: tenants by virtual time |
 //! | `forge:due`, `forge:throttled`, `forge:blocked` | tenants that wait for a time, for a token, for something else |
-//! | `forge:<tenant>:{task:<id>, unique:<key>, delayed, run, config, dead, letters}` | what belongs to one tenant |
+//! | `forge:schedules` | schedules by the time at which they are looked at |
+//! | `forge:<tenant>:{task:<id>, unique:<key>, delayed, run, config, dead, letters, schedules}` | what belongs to one tenant |
 //!
 //! Every change is one script, so a worker that dies between two lines loses nothing: a message is in a list, in a lease, in the delayed
 //! set or among the dead letters, and never in two of them.
@@ -26,6 +27,7 @@ mod message;
 mod produce;
 mod queues;
 mod reap;
+mod schedule;
 mod script;
 mod settle;
 mod watch;

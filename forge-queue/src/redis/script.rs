@@ -10,6 +10,8 @@ pub(super) struct Scripts {
     pub(super) settle: Script,
     pub(super) cancel: Script,
     pub(super) replay: Script,
+    pub(super) schedule_due: Script,
+    pub(super) schedule_write: Script,
 }
 
 impl Scripts {
@@ -22,6 +24,8 @@ impl Scripts {
             settle: script(include_str!("lua/settle.lua")),
             cancel: script(include_str!("lua/cancel.lua")),
             replay: script(include_str!("lua/replay.lua")),
+            schedule_due: script(include_str!("lua/schedule_due.lua")),
+            schedule_write: script(include_str!("lua/schedule_write.lua")),
         }
     }
 }
