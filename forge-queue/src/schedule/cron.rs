@@ -30,14 +30,19 @@ const MONTHS: [&str; 12] = [
 ];
 const WEEKDAYS: [&str; 7] = ["sunday", "monday", "tuesday", "wednesday", "thursday", "friday", "saturday"];
 
-/// A field: its name, its smallest and largest number, the names of its numbers from the smallest on.
-struct Field(&'static str, u8, u8, &'static [&'static str]);
+struct Field {
+    name: &'static str,
+    least: u8,
+    most: u8,
+    /// Of its numbers, from the least on.
+    names: &'static [&'static str],
+}
 
-const MINUTE: Field = Field("minute", 0, 59, &[]);
-const HOUR: Field = Field("hour", 0, 23, &[]);
-const DAY: Field = Field("day of month", 1, 31, &[]);
-const MONTH: Field = Field("month", 1, 12, &MONTHS);
-const WEEKDAY: Field = Field("day of week", 0, 6, &WEEKDAYS);
+const MINUTE: Field = Field { name: "minute", least: 0, most: 59, names: &[] };
+const HOUR: Field = Field { name: "hour", least: 0, most: 23, names: &[] };
+const DAY: Field = Field { name: "day of month", least: 1, most: 31, names: &[] };
+const MONTH: Field = Field { name: "month", least: 1, most: 12, names: &MONTHS };
+const WEEKDAY: Field = Field { name: "day of week", least: 0, most: 6, names: &WEEKDAYS };
 
 impl Fields {
     /// Parses `minute hour day-of-month month day-of-week`; what is wrong, in words, if it cannot.
@@ -114,7 +119,7 @@ fn next(set: u64, from: i8) -> Option<i8> {
 
 impl Field {
     fn all(&self) -> u64 {
-        (self.1..=self.2).fold(0, |set, n| set | 1 << n)
+        (self.least..=self.most).fold(0, |set, n| set | 1 << n)
     }
 
     /// `*`, `*/n`, `a`, `a-b`, `a-b/n`, and lists of them.
@@ -126,14 +131,14 @@ impl Field {
                 None => (part, 1),
             };
             let (from, to) = match range.split_once('-') {
-                _ if range == "*" => (self.1, self.2),
+                _ if range == "*" => (self.least, self.most),
                 Some((from, to)) => (self.number(from)?, self.number(to)?),
                 None if part != range => return Err(self.wrong("a step needs a range or * before it")),
                 None => (self.number(range)?, self.number(range)?),
             };
             // a range that ends below its beginning wraps around
             let numbers: Vec<u8> =
-                if to < from { (from..=self.2).chain(self.1..=to).collect() } else { (from..=to).collect() };
+                if to < from { (from..=self.most).chain(self.least..=to).collect() } else { (from..=to).collect() };
             set = numbers.iter().step_by(step).fold(set, |set, n| set | 1 << n);
         }
         Ok(set)
@@ -147,22 +152,22 @@ impl Field {
 
     /// A number, or a name: whole, or its first three letters.
     fn number(&self, text: &str) -> Result<u8, String> {
-        let named = |name: &&str| {
+        let named = |name: &str| {
             name.eq_ignore_ascii_case(text) || name.get(..3).is_some_and(|short| short.eq_ignore_ascii_case(text))
         };
-        if let Some(n) = self.3.iter().position(|name| named(&name)) {
-            return Ok(self.1.saturating_add(u8::try_from(n).unwrap_or(u8::MAX)));
+        if let Some(n) = self.names.iter().position(|name| named(name)) {
+            return Ok(self.least.saturating_add(u8::try_from(n).unwrap_or(u8::MAX)));
         }
         let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
         let n = digits.then(|| text.parse().ok()).flatten();
-        n.filter(|n| (self.1..=self.2).contains(n)).ok_or_else(|| {
-            let names = if self.3.is_empty() { "" } else { " or a name" };
-            self.wrong(&format!("expected {} to {}{names}", self.1, self.2))
+        n.filter(|n| (self.least..=self.most).contains(n)).ok_or_else(|| {
+            let names = if self.names.is_empty() { "" } else { " or a name" };
+            self.wrong(&format!("expected {} to {}{names}", self.least, self.most))
         })
     }
 
     fn wrong(&self, what: &str) -> String {
-        format!("{}: {what}", self.0)
+        format!("{}: {what}", self.name)
     }
 }
 
