@@ -218,6 +218,13 @@ random_id!(
     /// One queued task.
     TaskId
 );
+impl TaskId {
+    /// An id that is the same for the same parts and never taken for a random one: those are UUIDv7, this is UUIDv8.
+    pub fn derived_v8(parts: &[&[u8]]) -> Self {
+        Self(uuid::Builder::from_custom_bytes(derive(parts)).into_uuid())
+    }
+}
+
 random_id!(
     /// One run of a workflow.
     RunId

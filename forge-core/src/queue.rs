@@ -25,6 +25,9 @@ pub struct NewTask {
     pub delay: Duration,
     /// A task with the key of one that is not finished is that one.
     pub unique: Option<OperationKey>,
+    /// A task with the key of one that the tenant has queued before, finished or not, is that one, for as long as the queue remembers
+    /// it.
+    pub once: Option<OperationKey>,
     /// Retries after the first try; 3 by default.
     pub max_retries: u32,
     /// Given up after this long; 24 hours by default.
@@ -72,6 +75,7 @@ impl NewTask {
             payload,
             delay: Duration::ZERO,
             unique: None,
+            once: None,
             max_retries: 3,
             expires: Duration::from_secs(24 * 3600),
             priority: Priority::default(),
@@ -99,10 +103,10 @@ impl NewTask {
         self
     }
 
-    /// Given up after this long.
+    /// Queued once under this key, however often it is asked for.
     #[must_use]
-    pub fn with_expires(mut self, expires: Duration) -> Self {
-        self.expires = expires;
+    pub fn with_once(mut self, key: OperationKey) -> Self {
+        self.once = Some(key);
         self
     }
 
@@ -111,6 +115,21 @@ impl NewTask {
     pub fn with_max_retries(mut self, n: u32) -> Self {
         self.max_retries = n;
         self
+    }
+
+    /// Given up after this long.
+    #[must_use]
+    pub fn with_expires(mut self, after: Duration) -> Self {
+        self.expires = after;
+        self
+    }
+
+    /// The id that a queue gives it: from tenant and key where it is queued once, a new one else.
+    pub fn id(&self, tenant: &TenantId, now: Timestamp) -> TaskId {
+        match &self.once {
+            Some(key) => TaskId::derived_v8(&[b"task.once", tenant.as_str().as_bytes(), key.as_str().as_bytes()]),
+            None => TaskId::random(now),
+        }
     }
 }
 

@@ -9,6 +9,7 @@ pub mod dead;
 pub mod limits;
 #[cfg(feature = "redis")]
 pub mod redis;
+pub mod schedule;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 pub mod worker;

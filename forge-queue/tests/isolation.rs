@@ -121,7 +121,8 @@ async fn a_purge_takes_one_tenant_and_leaves_what_it_owes() {
     }
     let export = w.store.export(&acme).await.unwrap();
     let counts: Vec<_> = export.counts.iter().map(|(t, n)| (t.as_str(), *n)).collect();
-    let expected = [("approvals", 1), ("events", 3), ("key_values", 1), ("runs", 1), ("steps", 1), ("tasks", 1)];
+    let expected =
+        [("approvals", 1), ("events", 3), ("key_values", 1), ("runs", 1), ("schedules", 0), ("steps", 1), ("tasks", 1)];
     assert_eq!(counts, expected);
     assert!(export.rows.iter().all(|r| r["tenant"] == "acme"));
     assert_eq!(export.rows.len(), 8);

@@ -105,15 +105,16 @@ impl LanguageModel for Guarded<dyn LanguageModel> {
 #[async_trait]
 impl TaskQueue for Guarded<dyn TaskQueue> {
     async fn enqueue(&self, ctx: &ExecutionContext, task: NewTask) -> Result<TaskId> {
-        // a repeat without a unique key would be a second task
-        let tries = if task.unique.is_some() { Tries::default() } else { Tries::ONCE };
+        // a repeat without a key would be a second task
+        let idempotent = task.unique.is_some() || task.once.is_some();
+        let tries = if idempotent { Tries::default() } else { Tries::ONCE };
         let op = Operation {
             guarding: Guarding::Enqueue,
             span: "enqueue",
             action: "task.enqueue",
             resource: task.name.as_str(),
             effect: Effect::Write,
-            idempotent: task.unique.is_some(),
+            idempotent,
             payload: task.payload.clone(),
             schema: None,
             max_input: self.inner.capability().payload_max_size,

@@ -62,6 +62,7 @@ pub async fn task_queue(fresh: impl AsyncFn() -> Fixture<dyn WholeQueue>) {
         gives_a_lost_lease_again(&made().await).await;
         tries_again_and_gives_up(&made().await).await;
         keeps_one_task_a_unique_key(&made().await).await;
+        queues_once_under_a_key(&made().await).await;
         cancels(&made().await).await;
         keeps_tenants_apart(&made().await).await;
         serves_tenants_in_turn(&made().await).await;
@@ -208,6 +209,27 @@ async fn keeps_one_task_a_unique_key(s: &Sides) {
         s.broker.ack(&lease, json!(null)).await.unwrap();
     }
     assert_ne!(s.enqueue(&ana(), unique(2)).await, first, "after its end the key is free");
+}
+
+async fn queues_once_under_a_key(s: &Sides) {
+    let once = |n: i32| index(n).with_once(OperationKey::derived(&[b"tick"]));
+    let first = s.enqueue(&ana(), once(1)).await;
+    let known = NewTask::id(&once(1), ana().tenant(), Timestamp::from_nanos(9));
+    assert_eq!(first, known, "the id is that of tenant and key, whatever the time");
+    let caller = ana();
+    let (a, b) = futures::join!(s.enqueue(&caller, once(2)), s.enqueue(&caller, once(2)));
+    assert_eq!((a, b), (first, first), "the same key is the same task");
+    let theirs = s.enqueue(&context("acme-2", "ana", "analyst"), once(1)).await;
+    assert_ne!(theirs, first, "isolation: another tenant's key is another key");
+    for lease in s.lease(9).await {
+        s.broker.ack(&lease, json!(lease.payload)).await.unwrap();
+    }
+    assert_eq!(s.enqueue(&ana(), once(3)).await, first, "after its end too");
+    assert_eq!(s.state(&ana(), first).await, TaskState::Succeeded { result: json!(1) }, "it is left as it was");
+    let unique = once(4).with_unique(OperationKey::derived(&[b"other"]));
+    let other = s.enqueue(&ana(), index(5).with_unique(OperationKey::derived(&[b"other"]))).await;
+    assert_eq!(s.enqueue(&ana(), unique).await, first, "it is asked before the unique key");
+    assert_eq!(s.lease(9).await.iter().map(|l| l.id).collect::<Vec<_>>(), [other], "nothing more is queued");
 }
 
 async fn cancels(s: &Sides) {

@@ -107,7 +107,7 @@ impl Read {
 pub(super) fn task_id(tenant: &TenantId, id: &str) -> TaskId {
     let plain = id.len() == 36 && !id.bytes().any(|b| b.is_ascii_uppercase());
     let uuid = TaskId::parse(id).ok().filter(|_| plain);
-    uuid.unwrap_or_else(|| TaskId::derived(&[b"celery", tenant.as_str().as_bytes(), id.as_bytes()]))
+    uuid.unwrap_or_else(|| TaskId::derived_v8(&[b"celery", tenant.as_str().as_bytes(), id.as_bytes()]))
 }
 
 /// Whether it is an id that Forge gave: those are UUIDv7, and such a task is open or has ended. The id is under the seal.

@@ -16,7 +16,8 @@
 //! | `forge:ready`, `forge:vtime`, `forge:v` | start-time fair queueing: tenants by virtual time |
 //! | `forge:due`, `forge:throttled`, `forge:blocked` | tenants that wait for a time, for a token, for something else |
 //! | `forge:held` | the messages of leases, of queues that no Celery worker serves |
-//! | `forge:<tenant>:{open, run, delayed, unique:<key>, config, ended, dead, letters}` | what belongs to one tenant |
+//! | `forge:<tenant>:{open, run, delayed, unique:<key>, config, ended, dead, letters, schedules}` | what belongs to one tenant |
+//! | `forge:schedules` | schedules by the time at which they are looked at |
 //!
 //! Every change is one script, so a worker that dies between two lines loses nothing: a message is in a list, in a lease, in the delayed
 //! set or among the dead letters, and never in two of them.
@@ -34,6 +35,7 @@ mod produce;
 mod queues;
 mod reap;
 mod restore;
+mod schedule;
 mod script;
 mod settle;
 mod watch;

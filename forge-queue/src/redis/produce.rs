@@ -60,7 +60,7 @@ impl TaskQueue for RedisBroker {
     async fn enqueue(&self, ctx: &ExecutionContext, task: NewTask) -> Result<TaskId> {
         let shared = &self.shared;
         let now = shared.clock.now();
-        let id = TaskId::random(now);
+        let id = task.id(ctx.tenant(), now);
         let queue = shared.queues.queue_of(ctx.tenant(), task.name.as_str());
         let envelope = self.message(ctx, &task, &queue, id)?;
         let message = envelope.to_bytes();

@@ -16,6 +16,8 @@ pub(super) struct Scripts {
     pub(super) overdue: Script,
     pub(super) restore: Script,
     pub(super) drop_waiting: Script,
+    pub(super) schedule_due: Script,
+    pub(super) schedule_write: Script,
 }
 
 impl Scripts {
@@ -34,6 +36,8 @@ impl Scripts {
             restore: script(include_str!("lua/restore.lua")),
             limits: script(include_str!("lua/limits.lua")),
             drop_waiting: script(include_str!("lua/drop_waiting.lua")),
+            schedule_due: script(include_str!("lua/schedule_due.lua")),
+            schedule_write: script(include_str!("lua/schedule_write.lua")),
         }
     }
 }

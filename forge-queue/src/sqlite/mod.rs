@@ -29,6 +29,7 @@ mod kv;
 mod letters;
 mod queue;
 mod row;
+mod schedule;
 mod schema;
 mod transition;
 

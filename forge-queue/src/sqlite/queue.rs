@@ -143,12 +143,22 @@ impl TaskQueue for SqliteStore {
                 .with("max", PAYLOAD_MAX.to_string()));
         }
         let now = self.clock.now();
-        let id = TaskId::random(now);
+        let id = task.id(ctx.tenant(), now);
         let expires = now.after(task.expires);
         let due = now.after(task.delay).min(expires);
         let context = self.seal(ctx, id, task.name.as_str(), &payload, now, expires)?;
         let tenant = ctx.tenant().to_string();
         let insert = move |tx: &Transaction<'_>| {
+            if task.once.is_some() {
+                let sql = "SELECT 1 FROM tasks WHERE tenant = ?1 AND id = ?2";
+                let known = tx
+                    .prepare_cached(sql)
+                    .and_then(|mut s| s.exists(params![tenant, id.to_string()]))
+                    .map_err(error(OP))?;
+                if known {
+                    return Ok(id);
+                }
+            }
             let unique = task.unique.as_ref().map(|k| k.as_str());
             if unique.is_some() {
                 bury_expired(tx, OP, &tenant, now.as_nanos())?;

@@ -10,7 +10,7 @@ pub(super) const DEAD: i64 = 3;
 pub(super) const CANCELLED: i64 = 4;
 
 /// Tables that hold a tenant's rows, in the order in which they are exported and purged; `outbox` and `tenants` apart.
-pub(super) const TABLES: [&str; 6] = ["tasks", "runs", "steps", "events", "approvals", "key_values"];
+pub(super) const TABLES: [&str; 7] = ["tasks", "runs", "steps", "events", "approvals", "key_values", "schedules"];
 
 pub(super) const V1: &str = r"
 -- a tenant's turn: virtual time of its next task, and a lower bound of when it may have one that is due
@@ -141,4 +141,15 @@ CREATE TABLE key_values (
     PRIMARY KEY (tenant, owner, memory_type, key)
 ) STRICT;
 CREATE INDEX key_values_until ON key_values (tenant, until) WHERE until IS NOT NULL;
+
+-- due: when it is looked at; of one that a host has in hand, when another may
+CREATE TABLE schedules (
+    tenant TEXT NOT NULL,
+    name TEXT NOT NULL,
+    version TEXT NOT NULL,
+    due INTEGER,
+    record TEXT NOT NULL,
+    PRIMARY KEY (tenant, name)
+) STRICT;
+CREATE INDEX schedules_due ON schedules (due) WHERE due IS NOT NULL;
 ";

@@ -200,7 +200,7 @@ impl<'a> Expansion<'a> {
 
 /// The id that stands for the `place` of a parent.
 pub(super) fn derived(parent: &str, place: &str) -> String {
-    TaskId::derived(&[b"celery.child", parent.as_bytes(), place.as_bytes()]).to_string()
+    TaskId::derived_v8(&[b"celery.child", parent.as_bytes(), place.as_bytes()]).to_string()
 }
 
 /// The header and the body of a chord.
