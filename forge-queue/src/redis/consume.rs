@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::held::Held;
 use super::message::{Read, Refused};
-use super::reap::{NO_HANDLER, Taken, handler_name, parse_tag};
+use super::reap::{NO_HANDLER, NO_ROOM, Taken, handler_name, parse_tag};
 use super::{BATCH, RedisBroker, Shared, at, corrupt, millis};
 
 const LEASE: &str = "queue.lease";
@@ -41,15 +41,23 @@ pub(super) async fn renew(shared: Arc<Shared>, items: Vec<(String, Duration)>) -
 }
 
 impl RedisBroker {
-    async fn reserve(&self, most: usize, visibility: Duration) -> Result<Reserved> {
+    async fn reserve(&self, request: &LeaseRequest) -> Result<Reserved> {
         let shared = &self.shared;
         let pushed = self.watch.pushed();
         let mut call = shared.call(&shared.scripts.reserve);
-        call.arg(most.min(BATCH)).arg(millis(visibility));
+        call.arg(request.max.min(BATCH)).arg(millis(request.visibility));
         let beside: Vec<_> = shared.queues.beside().collect();
         call.arg(beside.len());
         for (tenant, queue) in beside {
             call.arg(tenant.as_str()).arg(queue);
+        }
+        match request.room.per_tenant {
+            Some(most) => call.arg(most),
+            None => call.arg(""),
+        };
+        call.arg(request.room.tenants.len());
+        for (tenant, most) in &request.room.tenants {
+            call.arg(tenant.as_str()).arg(*most);
         }
         for tenant in &pushed {
             call.arg(tenant);
@@ -102,6 +110,10 @@ impl RedisBroker {
                     self.settlements.call(LEASE, taken.deferred(&read, NO_HANDLER)).await?;
                     continue;
                 }
+                (Some(name), None) if !request.room.fits(&tenant, name, &leases) => {
+                    self.settlements.call(LEASE, taken.deferred(&read, NO_ROOM)).await?;
+                    continue;
+                }
                 _ => None,
             };
             let lease = match (refused, name) {
@@ -137,7 +149,7 @@ impl Broker for RedisBroker {
         }
         self.watch.begin();
         for _ in 0..ROUNDS {
-            let reserved = self.reserve(request.max, request.visibility).await?;
+            let reserved = self.reserve(request).await?;
             self.shared.held.sweep(reserved.now);
             self.watch.drained(reserved.drained, reserved.soonest);
             let (lost, taken) = (!reserved.expired.is_empty(), !reserved.leases.is_empty());

@@ -217,6 +217,13 @@ impl Shared {
             fence,
             until,
             lost: CancellationToken::new(),
+            soft_time_limit: seconds_of(read.envelope.soft_time_limit),
+            time_limit: seconds_of(read.envelope.time_limit),
         })
     }
+}
+
+/// A limit in seconds, as another program wrote it; what is no span of time is no limit.
+fn seconds_of(limit: Option<f64>) -> Option<Duration> {
+    limit.filter(|s| *s > 0.0).and_then(|s| Duration::try_from_secs_f64(s).ok())
 }

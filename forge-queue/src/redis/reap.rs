@@ -11,6 +11,8 @@ use std::time::Duration;
 
 /// How long a task rests that this worker has no handler for: another may have one.
 pub(super) const NO_HANDLER: Duration = Duration::from_secs(5);
+/// How long a task rests whose handler is busy here: it may be the next one that fits, and those behind it may fit now.
+pub(super) const NO_ROOM: Duration = Duration::from_millis(500);
 
 /// A tag's parts: fence, tenant, and the field in the tenant's `run`.
 pub(super) fn parse_tag(tag: &str) -> Option<(u64, TenantId, String)> {

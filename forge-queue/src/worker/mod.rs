@@ -95,7 +95,7 @@ impl Worker {
         while !self.stopping.is_cancelled() {
             let Ok(first) = free.clone().acquire_owned().await else { return };
             let max = 1 + free.available_permits();
-            let request = LeaseRequest { names: names.clone(), max, visibility: self.parts.visibility };
+            let request = LeaseRequest::new(names.clone(), max, self.parts.visibility);
             let leases = match self.parts.broker.lease(&request).await {
                 Ok(leases) => {
                     failures = 0;
