@@ -1,6 +1,5 @@
 //! One lease, from its beginning to its end.
 
-use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::Arc;
@@ -246,12 +245,10 @@ impl Worker {
     }
 
     /// Ends after so long; without a limit never.
-    fn after(&self, limit: Option<Duration>) -> impl Future<Output = ()> + '_ {
-        async move {
-            match limit {
-                Some(limit) => self.parts.clock.sleep(limit).await,
-                None => std::future::pending().await,
-            }
+    async fn after(&self, limit: Option<Duration>) {
+        match limit {
+            Some(limit) => self.parts.clock.sleep(limit).await,
+            None => std::future::pending().await,
         }
     }
 
