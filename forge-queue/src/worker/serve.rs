@@ -147,7 +147,8 @@ impl Worker {
             }
         };
         // a step of the engine's would journal that it was cancelled, and the run would fail with it
-        if !(cut && entry.internal) {
+        let told = !(cut && entry.internal);
+        if told {
             stop.cancel();
         }
         let outcome = tokio::select! {
@@ -157,10 +158,12 @@ impl Worker {
             () = self.parts.clock.sleep(self.settings.grace), if !cut => None,
             () = state.halt.cancelled() => None,
         };
-        match outcome.map(|outcome| self.ended(lease, outcome, false)) {
+        match outcome {
             _ if !cut => Ended::Lost,
-            Some(done @ (Ended::Done(_) | Ended::NotBegun)) => done,
             // an error of a handler that was told to stop is not the task's
+            Some(outcome) if !told || matches!(outcome, Ok(Ok(_) | Err(Stop::NotBegun))) => {
+                self.ended(lease, outcome, false)
+            }
             _ => Ended::Cut,
         }
     }
@@ -200,7 +203,12 @@ impl Worker {
         }
         match outcome {
             Ok(result) => Ended::Done(result),
-            Err(Stop::Failed(error) | Stop::Refused(error)) => Ended::Failed(Failure { error, last: false }),
+            Err(Stop::Failed(error)) => Ended::Failed(Failure { error, last: false }),
+            // what is not allowed is not tried until it is
+            Err(Stop::Refused(error)) => {
+                let last = error.retry() == Retryability::Never;
+                Ended::Failed(Failure { error, last })
+            }
             Err(Stop::Unkept(error)) => Ended::Failed(Failure { error, last: true }),
             Err(Stop::NotBegun) => Ended::NotBegun,
         }
