@@ -103,8 +103,8 @@ impl Broker for Flaky {
     }
 
     async fn nack(&self, lease: &Lease, nack: Nack) -> Result<()> {
-        self.hears()?;
         self.nacks.lock().unwrap().push(nack.clone());
+        self.hears()?;
         self.queue.nack(lease, nack).await
     }
 
