@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use forge_core::queue::{Broker, NewTask, TaskState};
+use forge_core::queue::{Broker, Nack, NewTask, TaskState};
 use forge_core::{Error, ErrorKind};
 use forge_queue::worker::{HandlerOptions, RetryPolicy, Settings};
 use serde_json::{Value, json};
@@ -84,6 +84,7 @@ async fn a_handler_that_fails_in_a_row_is_left_alone_and_tried_once_after_a_whil
     well.store(true, Ordering::SeqCst);
     b.pass(4).await;
     assert_eq!(runs.load(Ordering::SeqCst), 8, "it went well, so the others follow");
+    assert!(b.nacks().iter().all(|n| matches!(n, Nack::Dead { .. })), "no more than the trial is taken");
 }
 
 #[tokio::test]
