@@ -163,7 +163,7 @@ impl Bench {
         let names = vec![Slug::parse(NOOP)?];
         let mut done = 0;
         while done < n {
-            let request = LeaseRequest { names: names.clone(), max: concurrency, visibility: Duration::from_secs(30) };
+            let request = LeaseRequest::new(names.clone(), concurrency, Duration::from_secs(30));
             let leases = self.broker.lease(&request).await?;
             done += leases.len();
             let acks = leases.iter().map(|l| self.broker.ack(l, json!(1)));

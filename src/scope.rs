@@ -7,7 +7,7 @@ use forge_core::audit::{AuditRow, ChainReport};
 use forge_core::guard::{Access, CallOptions};
 use forge_core::model::{Completion, CompletionRequest};
 use forge_core::policy::Obligations;
-use forge_core::queue::{NewTask, TaskQueue, TaskStatus};
+use forge_core::queue::{NewTask, TaskQueue, TaskState, TaskStatus};
 use forge_core::redact::{RedactOptions, RedactorExt};
 use forge_core::tool::{Effect, ToolOutput};
 use forge_core::usage::{UsageEvent, UsageQuery, UsageTotals};
@@ -152,13 +152,20 @@ impl Scope<'_> {
         self.forge.parts().queue.enqueue(&self.ctx, task).await
     }
 
-    /// Where a task of this tenant is.
+    /// Where a task of this tenant is. The tokens of its result are what they stand for again, but for what the policy masks.
     ///
     /// # Errors
     /// `TenantMismatch`, `PolicyDenied`, `NotFound`.
     pub async fn task(&self, owner: &TenantId, id: TaskId) -> Result<TaskStatus> {
-        self.read("task.read", "task", owner).await?;
-        self.forge.parts().queue.status(&self.ctx, id).await
+        let obliged = self.read("task.read", "task", owner).await?;
+        let parts = self.forge.parts();
+        let mut status = parts.queue.status(&self.ctx, id).await?;
+        if let TaskState::Succeeded { result } = &mut status.state {
+            let mask = RedactOptions::mask(obliged.redact_output);
+            parts.redactor.reveal_json(self.ctx.tenant(), result)?;
+            parts.redactor.redact_json(self.ctx.tenant(), result, &mask)?;
+        }
+        Ok(status)
     }
 
     /// Remembers passages, so that they can be recalled by meaning and by words.

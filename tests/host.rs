@@ -140,6 +140,32 @@ async fn a_payload_rests_as_tokens_and_its_handler_gets_the_values() {
     }
 }
 
+/// Answers with what it was given.
+#[derive(Debug)]
+struct Echo;
+
+#[async_trait]
+impl TaskHandler for Echo {
+    async fn handle(&self, _: &ExecutionContext, task: &Lease) -> Result<Value> {
+        Ok(task.payload.clone())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_result_rests_as_tokens_and_its_reader_gets_what_the_policy_lets_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let forge = builder(dir.path()).task("echo", Echo).build().await.unwrap();
+    let ctx = ana(&forge);
+    let payload = json!({ "mail": "bob@example.com", "card": "4111 1111 1111 1111" });
+    let id = forge.scope(&ctx).enqueue(NewTask::new(Slug::parse("echo").unwrap(), payload.clone())).await.unwrap();
+    assert_eq!(settled(&forge, &ctx, id).await, TaskState::Succeeded { result: payload });
+    let flagged = Principal::employee("acme", "ana", "analyst").unwrap();
+    let flagged = forge.context(flagged.with_compliance_flag(Slug::parse("pci-dss").unwrap()));
+    let masked = json!({ "mail": "bob@example.com", "card": "[CREDIT_CARD]" });
+    assert_eq!(settled(&forge, &flagged, id).await, TaskState::Succeeded { result: masked });
+    forge.shutdown(Duration::from_secs(5)).await.unwrap();
+}
+
 #[tokio::test]
 async fn a_tenant_is_refused_everything_of_another_and_each_attempt_is_in_its_own_chain() {
     let dir = tempfile::tempdir().unwrap();

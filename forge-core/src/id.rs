@@ -194,6 +194,14 @@ macro_rules! random_id {
             pub fn as_bytes(&self) -> &[u8; 16] {
                 self.0.as_bytes()
             }
+
+            /// When it was made, to the millisecond, where it tells: a derived or foreign id does not.
+            pub fn made(&self) -> Option<crate::Timestamp> {
+                let uuid = Some(self.0).filter(|id| id.get_version_num() == 7)?;
+                let (seconds, nanos) = uuid.get_timestamp()?.to_unix();
+                let nanos = i64::try_from(seconds).ok()?.checked_mul(1_000_000_000)?.checked_add(nanos.into())?;
+                Some(crate::Timestamp::from_nanos(nanos))
+            }
         }
 
         impl fmt::Display for $name {

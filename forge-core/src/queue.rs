@@ -1,5 +1,6 @@
 //! Work for later: the producing side (called for somebody) and the consuming side (machinery).
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -260,6 +261,10 @@ pub struct Lease {
     /// Cancelled once the queue learns that the lease is lost: the task was cancelled, or another worker has it. A queue may learn it
     /// no earlier than at the next renewal.
     pub lost: CancellationToken,
+    /// After so long its sender wants it asked to stop; a worker's own limit may be shorter.
+    pub soft_time_limit: Option<Duration>,
+    /// After so long its sender wants it cut off, and given up.
+    pub time_limit: Option<Duration>,
 }
 
 /// What a worker asks for.
@@ -271,11 +276,48 @@ pub struct LeaseRequest {
     pub max: usize,
     /// Held for so long.
     pub visibility: Duration,
+    /// How much of that it can start now.
+    pub room: Room,
 }
 
-/// What to do with a task that failed.
+impl LeaseRequest {
+    /// Tasks for these handlers, whosever they are.
+    pub fn new(names: Vec<Slug>, max: usize, visibility: Duration) -> Self {
+        Self { names, max, visibility, room: Room::default() }
+    }
+}
+
+/// What a worker can start, beside the number in all: so that no task is held by one that cannot begin with it.
+#[derive(Debug, Clone, Default)]
+pub struct Room {
+    /// At most so many of each tenant; no limit by default.
+    pub per_tenant: Option<usize>,
+    /// Of these tenants at most so many, whatever `per_tenant` says.
+    pub tenants: BTreeMap<TenantId, usize>,
+    /// For these handlers at most so many. One without room stays among the names, so that its tasks are known and left.
+    pub names: BTreeMap<Slug, usize>,
+}
+
+impl Room {
+    /// How many more of this tenant; `None` for no limit.
+    pub fn of_tenant(&self, tenant: &TenantId) -> Option<usize> {
+        self.tenants.get(tenant).copied().or(self.per_tenant)
+    }
+
+    /// Whether one more of this tenant and handler fits beside those that were `taken`, each counted as it fits.
+    pub fn fits(&self, tenant: &TenantId, name: &Slug, taken: &[Lease]) -> bool {
+        let of_tenant = || taken.iter().filter(|l| l.tenant == *tenant).count();
+        let of_name = || taken.iter().filter(|l| l.name == *name).count();
+        self.of_tenant(tenant).is_none_or(|most| of_tenant() < most)
+            && self.names.get(name).is_none_or(|most| of_name() < *most)
+    }
+}
+
+/// What to do with a task that was not done.
 #[derive(Debug, Clone)]
 pub enum Nack {
+    /// Not begun: give it back as it was, before those that were queued after it; no try is counted.
+    Release,
     /// Try again after so long.
     Retry {
         /// How long.
@@ -294,7 +336,8 @@ pub enum Nack {
 ///
 /// # Contract
 /// A task is with one worker at a time; a lease that ran out is given again with a higher fence. `renew`, `ack` and `nack` of
-/// an old fence are `LeaseLost` and change nothing. Tenants are served in turn.
+/// an old fence are `LeaseLost` and change nothing. Tenants are served in turn. No more is taken than the request has [`Room`] for. A retry
+/// that the passed lease's `max_retries` do not allow is a dead letter.
 #[async_trait]
 pub trait Broker: HealthCheck + std::fmt::Debug + Send + Sync + 'static {
     /// Takes tasks that are due; empty if there are none.
@@ -315,7 +358,7 @@ pub trait Broker: HealthCheck + std::fmt::Debug + Send + Sync + 'static {
     /// `LeaseLost`.
     async fn ack(&self, lease: &Lease, result: Value) -> Result<()>;
 
-    /// Failed.
+    /// Failed, or not begun.
     ///
     /// # Errors
     /// `LeaseLost`.

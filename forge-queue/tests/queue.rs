@@ -63,7 +63,7 @@ async fn only_what_is_due_and_has_a_handler_is_leased() {
     w.clock.advance(Duration::from_secs(60));
     let due = lease(&w.store, 10).await;
     assert_eq!(due.iter().map(|l| l.payload.clone()).collect::<Vec<_>>(), [json!(2)]);
-    let both = LeaseRequest { names: vec![slug("index"), slug("other")], max: 10, visibility: VISIBILITY };
+    let both = LeaseRequest::new(vec![slug("index"), slug("other")], 10, VISIBILITY);
     assert_eq!(w.store.lease(&both).await.unwrap().len(), 1);
 }
 

@@ -105,6 +105,8 @@ impl TaskQueue for FakeQueue {
             fence: 0,
             until: now,
             lost: CancellationToken::new(),
+            soft_time_limit: None,
+            time_limit: None,
         };
         self.tasks().push(Task {
             lease,
@@ -131,6 +133,7 @@ impl TaskQueue for FakeQueue {
             let was = open(&t.state);
             if was {
                 t.state = TaskState::Cancelled;
+                t.lease.lost.cancel();
             }
             was
         })
@@ -165,7 +168,9 @@ impl Broker for FakeQueue {
             let due = |t: &Task| {
                 let ready =
                     t.state == TaskState::Ready && t.due <= now || t.state == TaskState::Leased && t.lease.until <= now;
-                ready && request.names.contains(&t.lease.name)
+                ready
+                    && request.names.contains(&t.lease.name)
+                    && request.room.fits(&t.lease.tenant, &t.lease.name, &leases)
             };
             let next = (0..tasks.len()).filter(|i| tasks.get(*i).is_some_and(due));
             let next = next.min_by_key(|i| tasks.get(*i).map(|t| (served(t.lease.tenant.clone()), *i)));
@@ -175,6 +180,7 @@ impl Broker for FakeQueue {
             task.lease.attempt += 1;
             task.lease.fence += 1;
             task.lease.until = now.after(request.visibility);
+            task.lease.lost = CancellationToken::new();
             leases.push(task.lease.clone());
         }
         Ok(leases)
@@ -193,11 +199,17 @@ impl Broker for FakeQueue {
     async fn nack(&self, lease: &Lease, nack: Nack) -> Result<()> {
         let now = self.clock.now();
         self.held(lease, |t| match nack {
-            Nack::Retry { after, .. } if t.lease.attempt <= t.lease.max_retries => {
+            Nack::Release => {
+                t.state = TaskState::Ready;
+                t.lease.attempt = t.lease.attempt.saturating_sub(1);
+            }
+            Nack::Retry { after, .. } if lease.attempt <= lease.max_retries => {
                 (t.state, t.due) = (TaskState::Ready, now.after(after));
             }
             Nack::Retry { report, .. } | Nack::Dead { report } => t.state = TaskState::Dead { report },
-        })
+        })?;
+        self.wake.notify_waiters();
+        Ok(())
     }
 
     async fn wait(&self, at_most: Duration) {

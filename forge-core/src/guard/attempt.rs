@@ -10,6 +10,7 @@ use futures::FutureExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::Instrument;
 
+use super::breaker::Breaker;
 use super::settings::Settings;
 use crate::context::span;
 use crate::time::Clock;
@@ -77,8 +78,7 @@ struct Tenant {
 #[derive(Debug)]
 struct Lane {
     permits: Arc<Semaphore>,
-    failures: u32,
-    open_until: Duration,
+    breaker: Breaker,
     /// Retries that are left, and when that was so.
     budget: f64,
     counted: Duration,
@@ -109,34 +109,15 @@ impl Resilience {
     }
 
     fn admit(&self, tenant: &TenantId, resource: &str, now: Duration) -> Result<()> {
-        self.with(tenant, resource, |_, lane| {
-            if lane.failures < self.settings.breaker_failures {
-                return Ok(());
-            }
-            if now < lane.open_until {
-                let open =
-                    Error::new(ErrorKind::Unavailable, BREAKER, "too many failures in a row; the circuit is open");
-                return Err(open
-                    .with("resource", resource.to_owned())
-                    .with_retry(Retryability::After(lane.open_until - now)));
-            }
-            // half open: this call is the trial, the next one waits for its result
-            lane.open_until = now + self.settings.breaker_open;
-            Ok(())
+        self.with(tenant, resource, |_, lane| lane.breaker.admit(now)).map_err(|left| {
+            Error::new(ErrorKind::Unavailable, BREAKER, "too many failures in a row; the circuit is open")
+                .with("resource", resource.to_owned())
+                .with_retry(Retryability::After(left))
         })
     }
 
     fn learn(&self, tenant: &TenantId, resource: &str, now: Duration, outcome: Result<(), ErrorKind>) {
-        self.with(tenant, resource, |_, lane| match outcome {
-            Err(ErrorKind::Unavailable | ErrorKind::Timeout | ErrorKind::UnknownOutcome) => {
-                lane.failures = lane.failures.saturating_add(1);
-                lane.open_until = now + self.settings.breaker_open;
-            }
-            // cut off by its caller: that says nothing about the far side
-            Err(ErrorKind::Cancelled) => {}
-            // an answer, even a refusal, shows that the far side lives
-            _ => lane.failures = 0,
-        });
+        self.with(tenant, resource, |_, lane| lane.breaker.learn(now, outcome));
     }
 
     /// Adds what time and a call bring back, and takes a retry if there is one.
@@ -179,8 +160,7 @@ impl Lane {
     fn new(settings: &Settings) -> Self {
         Self {
             permits: Arc::new(Semaphore::new(permits(settings.tool_concurrency))),
-            failures: 0,
-            open_until: Duration::ZERO,
+            breaker: Breaker::new(settings.breaker_failures, settings.breaker_open),
             budget: f64::from(settings.retry_budget),
             counted: Duration::ZERO,
         }

@@ -27,6 +27,7 @@
 mod admit;
 mod attempt;
 mod books;
+mod breaker;
 mod cache;
 mod call;
 mod clean;
@@ -46,6 +47,7 @@ use std::sync::Arc;
 
 pub use attempt::Tries;
 pub use books::{Books, StepBooks};
+pub use breaker::{Breaker, Circuit};
 pub use cache::CacheFor;
 pub use call::{CallOptions, IntentLog};
 pub use models::Models;
@@ -63,7 +65,7 @@ use crate::redact::Redactor;
 use crate::time::Clock;
 use crate::tool::Effect;
 use crate::usage::{Pricing, Quantity, Quota, UsageLedger};
-use crate::{ApprovalId, Digest, ExecutionContext, Result, TenantId};
+use crate::{ApprovalId, Digest, Error, ExecutionContext, Result, TenantId};
 
 use serde_json::{Value, json};
 use tracing::Instrument;
@@ -207,6 +209,16 @@ impl Guard {
         let outcome = decide.instrument(span.clone()).await;
         span.record("verdict", if outcome.is_ok() { "allow" } else { "deny" });
         outcome
+    }
+
+    /// Writes the row of a refusal that came before anything could be decided, such as that of a queued task whose seal is forged: the
+    /// context is the host's own in the tenant that was asked for, since whoever asked is not known. It is durable when this returns;
+    /// a row that could not be written is logged.
+    pub async fn refused(&self, ctx: &ExecutionContext, action: &'static str, resource: &str, refusal: &Error) {
+        let mut facts = Facts::outside(ctx);
+        facts.action = action;
+        resource.clone_into(&mut facts.resource);
+        self.refuse(ctx, &facts, &Seen::nothing(), refusal).await;
     }
 
     /// Answers a question as the employee of the context: the policy must grant `approval.decide` on the resource, the asker

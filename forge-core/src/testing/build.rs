@@ -59,6 +59,8 @@ pub fn lease(ctx: &ExecutionContext, id: TaskId, payload: Value, attempt: u32) -
         fence: u64::from(attempt),
         until: now.after(hour),
         lost: tokio_util::sync::CancellationToken::new(),
+        soft_time_limit: None,
+        time_limit: None,
     }
 }
 

@@ -14,7 +14,7 @@ use super::{context, fake_guard};
 use crate::fake::{FakePolicy, ManualClock};
 use crate::guard::Guarded;
 use crate::queue::{
-    Broker, Lease, LeaseRequest, Nack, NewTask, QueueCapability, QueueDepth, TaskQueue, TaskState, TaskStatus,
+    Broker, Lease, LeaseRequest, Nack, NewTask, QueueCapability, QueueDepth, Room, TaskQueue, TaskState, TaskStatus,
 };
 use crate::time::{Clock, SystemClock};
 use crate::{Depth, Error, ErrorKind, ExecutionContext, OperationKey, Result, Slug, Status, TaskId, Timestamp};
@@ -61,11 +61,13 @@ pub async fn task_queue(fresh: impl AsyncFn() -> Fixture<dyn WholeQueue>) {
         gives_what_is_due_and_has_a_handler(&made().await).await;
         gives_a_lost_lease_again(&made().await).await;
         tries_again_and_gives_up(&made().await).await;
+        gives_back_what_was_not_begun(&made().await).await;
         keeps_one_task_a_unique_key(&made().await).await;
         queues_once_under_a_key(&made().await).await;
         cancels(&made().await).await;
         keeps_tenants_apart(&made().await).await;
         serves_tenants_in_turn(&made().await).await;
+        takes_no_more_than_there_is_room_for(&made().await).await;
         gives_a_task_to_one_worker(&made().await).await;
         keeps_payloads_as_they_are(&made().await).await;
         survives_a_call_that_was_dropped(&made().await).await;
@@ -97,7 +99,10 @@ impl Sides {
     }
 
     async fn lease(&self, max: usize) -> Vec<Lease> {
-        let request = LeaseRequest { names: vec![slug("index")], max, visibility: VISIBILITY };
+        self.lease_with(LeaseRequest::new(vec![slug("index")], max, VISIBILITY)).await
+    }
+
+    async fn lease_with(&self, request: LeaseRequest) -> Vec<Lease> {
         self.broker.lease(&request).await.expect("a lease")
     }
 
@@ -196,6 +201,68 @@ async fn tries_again_and_gives_up(s: &Sides) {
     assert_eq!(s.queue.depth(&ana()).await.unwrap().dead, 2, "the depth counts dead letters");
     s.fixture.pass(VISIBILITY * 2).await;
     assert!(s.lease(1).await.is_empty(), "a dead letter is not given again");
+}
+
+async fn gives_back_what_was_not_begun(s: &Sides) {
+    let first = s.enqueue(&ana(), index(1).with_max_retries(0)).await;
+    let second = s.enqueue(&ana(), index(2)).await;
+    let lease = s.one().await;
+    assert_eq!(lease.id, first);
+    s.broker.nack(&lease, Nack::Release).await.unwrap();
+    assert_eq!(s.state(&ana(), first).await, TaskState::Ready, "a released task is ready");
+    assert_eq!(s.queue.status(&ana(), first).await.unwrap().attempts, 0, "and no try of it was begun");
+    assert_eq!(
+        kind(s.broker.ack(&lease, json!(null)).await),
+        Some(ErrorKind::LeaseLost),
+        "who released it has it no more"
+    );
+    let again = s.one().await;
+    assert_eq!(
+        (again.id, again.attempt),
+        (first, 1),
+        "it comes at once, before what was queued after it, as its first try"
+    );
+    assert!(again.fence > lease.fence, "under a higher fence");
+    assert_eq!(again.payload, lease.payload, "a released task is what it was");
+    s.broker.ack(&again, json!("done")).await.unwrap();
+    assert_eq!(s.one().await.id, second, "and the next one follows");
+}
+
+async fn takes_no_more_than_there_is_room_for(s: &Sides) {
+    let (acme, globex) = (ana(), context("globex", "bo", "analyst"));
+    for n in 0..6 {
+        s.enqueue(&acme, index(n)).await;
+    }
+    s.enqueue(&globex, index(0)).await;
+    s.enqueue(&globex, NewTask::new(slug("report"), json!(0))).await;
+    let names = || vec![slug("index"), slug("report")];
+    let of = |leases: &[Lease], tenant: &str| leases.iter().filter(|l| l.tenant == *tenant).count();
+    let mut request = LeaseRequest::new(names(), 9, VISIBILITY);
+    request.room = Room { per_tenant: Some(1), ..Room::default() };
+    let leases = s.lease_with(request).await;
+    assert_eq!((of(&leases, "acme"), of(&leases, "globex")), (1, 1), "room: so many of each tenant");
+    let mut request = LeaseRequest::new(names(), 9, VISIBILITY);
+    request.room.per_tenant = Some(1);
+    request.room.tenants = [(acme.tenant().clone(), 2), (globex.tenant().clone(), 0)].into();
+    let leases = s.lease_with(request).await;
+    assert_eq!((of(&leases, "acme"), of(&leases, "globex")), (2, 0), "room: a tenant's own number counts");
+    let mut request = LeaseRequest::new(names(), 9, VISIBILITY);
+    request.room.names = [(slug("index"), 0)].into();
+    let leases = s.lease_with(request).await;
+    let taken: Vec<_> = leases.iter().map(|l| (l.tenant.as_str(), l.name.as_str())).collect();
+    assert_eq!(
+        taken,
+        [("globex", "report")],
+        "room: a handler without any takes nothing, and keeps nobody from the rest"
+    );
+    // what was put aside is due again soon
+    s.fixture.pass(Duration::from_millis(600)).await;
+    let mut request = LeaseRequest::new(names(), 9, VISIBILITY);
+    request.room.names = [(slug("index"), 2)].into();
+    let leases = s.lease_with(request).await;
+    assert_eq!(leases.len(), 2, "room: so many for a handler");
+    s.fixture.pass(Duration::from_millis(600)).await;
+    assert_eq!(of(&s.lease(9).await, "acme"), 1, "what there was no room for is left");
 }
 
 async fn keeps_one_task_a_unique_key(s: &Sides) {

@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::canvas::{Follow, Place, is_followed};
 use super::held::Held;
 use super::message::{Read, Refused, is_ours};
-use super::reap::{Taken, fence, handler_name, tag};
+use super::reap::{NO_ROOM, Taken, fence, handler_name, tag};
 use super::{BATCH, RedisBroker, Shared, at, corrupt, millis};
 use crate::celery::forge_id;
 
@@ -58,15 +58,23 @@ pub(super) async fn renew(shared: Arc<Shared>, items: Vec<(String, Duration)>) -
 }
 
 impl RedisBroker {
-    async fn reserve(&self, most: usize, visibility: Duration) -> Result<Reserved> {
+    async fn reserve(&self, request: &LeaseRequest) -> Result<Reserved> {
         let shared = &self.shared;
         let pushed = self.watch.pushed();
         let mut call = shared.call(&shared.scripts.reserve);
-        call.arg(most.min(BATCH)).arg(millis(visibility)).arg(&shared.who);
+        call.arg(request.max.min(BATCH)).arg(millis(request.visibility)).arg(&shared.who);
         let beside: Vec<_> = shared.queues.served().collect();
         call.arg(beside.len());
         for (tenant, queue) in beside {
             call.arg(tenant.as_str()).arg(queue);
+        }
+        match request.room.per_tenant {
+            Some(most) => call.arg(most),
+            None => call.arg(""),
+        };
+        call.arg(request.room.tenants.len());
+        for (tenant, most) in &request.room.tenants {
+            call.arg(tenant.as_str()).arg(*most);
         }
         for tenant in &pushed {
             call.arg(tenant);
@@ -92,11 +100,12 @@ impl RedisBroker {
 
     /// The leases that this worker can run; what it cannot goes where it belongs.
     async fn fit(&self, request: &LeaseRequest, reserved: &Reserved) -> Result<Vec<Lease>> {
-        let mut leases = Vec::new();
+        let mut leases: Vec<Lease> = Vec::new();
         for chunk in &reserved.chunks {
             for (i, message) in chunk.messages.iter().enumerate() {
                 let open = !chunk.closed.contains(&(i + 1));
-                leases.extend(self.fit_one(request, reserved, chunk, (chunk.before + i, message, open)).await?);
+                let lease = self.fit_one(request, reserved, chunk, (chunk.before + i, message, open), &leases).await?;
+                leases.extend(lease);
             }
         }
         Ok(leases)
@@ -108,6 +117,7 @@ impl RedisBroker {
         reserved: &Reserved,
         chunk: &Chunk,
         (place, message, open): (usize, &[u8], bool),
+        leases: &[Lease],
     ) -> Result<Option<Lease>> {
         let (shared, Chunk { tenant, queue, .. }) = (&self.shared, chunk);
         let (now, until) = (reserved.now, reserved.now.after(request.visibility));
@@ -135,6 +145,9 @@ impl RedisBroker {
             let put_back = early.map_or_else(|| taken.for_others(&read), |early| taken.deferred(&read, early));
             return self.settlements.call(LEASE, put_back).await.map(|_| None);
         };
+        if !request.room.fits(tenant, &name, leases) {
+            return self.settlements.call(LEASE, taken.deferred(&read, NO_ROOM)).await.map(|_| None);
+        }
         let fence = fence(reserved.call, place);
         match self.leased(&taken, name, &read, fence, (now, until)) {
             Ok((lease, context)) => {
@@ -200,7 +213,7 @@ impl Broker for RedisBroker {
         self.watch.begin();
         self.shared.presences.asked(request);
         for _ in 0..ROUNDS {
-            let reserved = self.reserve(request.max, request.visibility).await?;
+            let reserved = self.reserve(request).await?;
             self.shared.held.sweep(reserved.now);
             self.watch.drained(&reserved.drained, reserved.soonest);
             let (lost, taken) = (!reserved.expired.is_empty(), !reserved.chunks.is_empty());

@@ -256,6 +256,26 @@ impl Shared {
             fence,
             until,
             lost: CancellationToken::new(),
+            soft_time_limit: seconds_of(read.envelope.soft_time_limit),
+            time_limit: seconds_of(read.envelope.time_limit),
         })
+    }
+}
+
+/// A limit in seconds, as another program wrote it; what is no span of time is no limit.
+fn seconds_of(limit: Option<f64>) -> Option<Duration> {
+    limit.filter(|s| *s > 0.0).and_then(|s| Duration::try_from_secs_f64(s).ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_that_is_no_span_of_time_is_none() {
+        assert_eq!(seconds_of(Some(2.5)), Some(Duration::from_millis(2500)));
+        for odd in [0.0, -1.0, f64::NAN, f64::INFINITY, 1e300] {
+            assert_eq!(seconds_of(Some(odd)), None, "{odd}");
+        }
     }
 }

@@ -15,6 +15,8 @@ use crate::celery::{Envelope, ResultState, Revocation, queue_for};
 
 /// How long a task rests that this worker has no handler for: another may have one.
 const NO_HANDLER: Duration = Duration::from_secs(5);
+/// How long a task rests whose handler is busy here: it may be the next one that fits, and those behind it may fit now.
+pub(super) const NO_ROOM: Duration = Duration::from_millis(500);
 
 /// The tag of a lease: the number of the call and of the task in it, whose it is, which task, and who took it, so that it has more than
 /// 64 bytes: of shorter ones Redis makes lists that it searches from the front. Those that begin with `k` lie where kombu keeps its own.

@@ -191,6 +191,13 @@ impl RedisBroker {
         const OP: &str = "queue.nack";
         let held = self.holding(OP, lease)?;
         let (report, after) = match nack {
+            Nack::Release => {
+                let list = queue_for(&lease.queue, held.envelope.priority);
+                let mut settlement = self.end(lease, &held);
+                settlement.remember = None;
+                settlement.then = Then::Front { list, message: held.envelope.to_bytes() };
+                return self.finish(OP, lease, settlement).await;
+            }
             Nack::Retry { after, report } if lease.attempt <= lease.max_retries => (report, Some(after)),
             Nack::Retry { report, .. } | Nack::Dead { report } => (report, None),
         };

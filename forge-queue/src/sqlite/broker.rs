@@ -53,6 +53,7 @@ impl Broker for SqliteStore {
     async fn nack(&self, lease: &Lease, nack: Nack) -> Result<()> {
         const OP: &str = "queue.nack";
         let after = match nack {
+            Nack::Release => return self.release(lease).await,
             Nack::Retry { after, .. } if lease.attempt <= lease.max_retries => after,
             Nack::Retry { report, .. } | Nack::Dead { report } => return self.finish(OP, lease, DEAD, &report).await,
         };
@@ -132,6 +133,21 @@ impl SqliteStore {
         self.db.write(operation, work).await
     }
 
+    /// Before what was queued after it: its place is its age.
+    async fn release(&self, lease: &Lease) -> Result<()> {
+        const OP: &str = "queue.nack";
+        let now = self.clock.now().as_nanos();
+        self.held(OP, lease, move |tx, task| {
+            let sql = "UPDATE tasks SET state = ?3, due = created, attempt = attempt - 1, updated = ?4
+                       WHERE tenant = ?1 AND id = ?2";
+            tx.execute(sql, params![task.tenant, task.id, READY, now]).map_err(error(OP))?;
+            expect_at(tx, OP, &task.tenant, now)
+        })
+        .await?;
+        self.queued.notify_one();
+        Ok(())
+    }
+
     async fn finish<T: serde::Serialize + Sync>(
         &self,
         operation: &'static str,
@@ -185,7 +201,7 @@ impl<'a> Serving<'a> {
                 self.fresh = self.fresh.saturating_sub(1);
                 bury_expired(self.tx, LEASE, &tenant, self.now.as_nanos())?;
             }
-            match self.take(&tenant)? {
+            match self.take(&tenant, &leases)? {
                 None => self.rest(&tenant)?,
                 Some(lease) => {
                     let start = vtime.max(self.vtime);
@@ -240,9 +256,13 @@ impl<'a> Serving<'a> {
         self.tx.prepare_cached(sql).and_then(|mut s| s.execute([tenant])).map(|_| ()).map_err(error(LEASE))
     }
 
-    /// The tenant's oldest due task that this worker has a handler for.
-    fn take(&self, tenant: &str) -> Result<Option<Lease>> {
-        while let Some(found) = self.oldest(tenant)? {
+    /// The tenant's oldest due task that this worker has a handler and room for, beside those that were taken.
+    fn take(&self, tenant: &str, taken: &[Lease]) -> Result<Option<Lease>> {
+        // a damaged name is found where the row is read
+        let whose = TenantId::parse(tenant).ok();
+        let fits = |name: &&Slug| whose.as_ref().is_none_or(|whose| self.request.room.fits(whose, name, taken));
+        let names: Vec<&Slug> = self.request.names.iter().filter(fits).collect();
+        while let Some(found) = self.oldest(tenant, &names)? {
             if let Some(reason) = found.dead(self.now) {
                 self.bury(tenant, found.rowid, reason)?;
                 continue;
@@ -259,12 +279,12 @@ impl<'a> Serving<'a> {
         Ok(None)
     }
 
-    fn oldest(&self, tenant: &str) -> Result<Option<Found>> {
+    fn oldest(&self, tenant: &str, names: &[&Slug]) -> Result<Option<Found>> {
         let sql = "SELECT due, rowid, state, attempt, max_retries, expires FROM tasks
                    WHERE tenant = ?1 AND name = ?2 AND state IN (0, 1) AND due <= ?3 ORDER BY due, rowid LIMIT 1";
         let mut statement = self.tx.prepare_cached(sql).map_err(error(LEASE))?;
         let mut oldest: Option<Found> = None;
-        for name in &self.request.names {
+        for name in names {
             let values = params![tenant, name.as_str(), self.now.as_nanos()];
             let found = statement.query_row(values, Found::read).optional().map_err(error(LEASE))?;
             if let Some(found) = found
@@ -305,6 +325,8 @@ impl<'a> Serving<'a> {
             fence: unsigned(row.get(6).map_err(error(LEASE))?),
             until: at(until.as_nanos()),
             lost: CancellationToken::new(),
+            soft_time_limit: None,
+            time_limit: None,
             tenant,
         })
     }

@@ -1,26 +1,90 @@
-//! The worker: leases tasks, runs their handlers, renews, acknowledges, drains.
+//! The worker: leases tasks, runs their handlers, renews, settles, drains.
+//!
+//! A handler runs under its own context, opened from the seal that came with the task, and behind the guard (`task.run`). Its context is
+//! cancelled when its soft time limit has passed, when its lease was lost and when the worker shuts down; a handler that heeds
+//! `ctx.cancellation()` ends in good order, another is dropped after a grace. What it answers rests as tokens where it holds personal
+//! data; an error is tried again as its [`RetryPolicy`] says, or becomes a dead letter.
+//!
+//! ```
+//! use std::{sync::Arc, time::Duration};
+//! use async_trait::async_trait;
+//! use forge_core::fake::{FakeKeyring, FakePolicy, FakeQueue, FakeRedactor, ManualClock};
+//! use forge_core::queue::{Lease, NewTask, TaskHandler, TaskQueue};
+//! use forge_core::{ExecutionContext, Result, Slug, metrics::NoMetrics, testing};
+//! use forge_queue::worker::{HandlerOptions, Limits, Worker, WorkerParts};
+//! use serde_json::{Value, json};
+//!
+//! #[derive(Debug)]
+//! struct Index;
+//! #[async_trait]
+//! impl TaskHandler for Index {
+//!     async fn handle(&self, _: &ExecutionContext, task: &Lease) -> Result<Value> {
+//!         Ok(json!({ "indexed": task.payload["document"] }))
+//!     }
+//! }
+//!
+//! # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+//! let clock = Arc::new(ManualClock::default());
+//! let queue = Arc::new(FakeQueue::new(clock.clone()));
+//! let index = Slug::parse("index")?;
+//! let ana = testing::context("acme", "ana", "analyst");
+//! queue.enqueue(&ana, NewTask::new(index.clone(), json!({ "document": 7 }))).await?;
+//!
+//! let limits = Limits { soft: Some(Duration::from_secs(60)), hard: Some(Duration::from_secs(90)) };
+//! let worker = Worker::new(WorkerParts {
+//!     broker: queue.clone(),
+//!     guard: testing::fake_guard(FakePolicy::allow_all(), clock.clone()).guard,
+//!     redactor: Arc::new(FakeRedactor),
+//!     keyring: Arc::new(FakeKeyring),
+//!     metrics: Arc::new(NoMetrics),
+//!     clock,
+//!     concurrency: 4,
+//!     visibility: Duration::from_secs(30),
+//! })
+//! .handler_with(&index, Arc::new(Index), HandlerOptions::default().with_limits(limits).with_concurrency(2));
+//! let serving = tokio::spawn({
+//!     let worker = worker.clone();
+//!     async move { worker.run().await }
+//! });
+//! while queue.depth(&ana).await?.ready > 0 {
+//!     tokio::task::yield_now().await;
+//! }
+//! let drained = worker.shutdown(Duration::from_secs(30)).await;
+//! assert_eq!((drained.finished, drained.cut), (1, 0));
+//! # serving.await.unwrap();
+//! # Ok::<(), forge_core::Error>(())
+//! # }).unwrap();
+//! ```
+
+mod admit;
+mod circuits;
+mod hold;
+mod options;
+mod run;
+mod serve;
+mod settle;
+mod slots;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use forge_core::guard::{Access, Guard, Tries};
+use forge_core::guard::Guard;
 use forge_core::keyring::Keyring;
-use forge_core::metrics::{Metric, Metrics};
-use forge_core::queue::{Broker, Lease, LeaseRequest, Nack, TaskHandler};
-use forge_core::redact::{Redactor, RedactorExt};
-use forge_core::tool::Effect;
-use forge_core::{Clock, Error, ErrorKind, ExecutionContext, Result, SealedFor, Slug};
-use futures::FutureExt;
-use serde_json::Value;
-use tokio::sync::Semaphore;
+use forge_core::metrics::Metrics;
+use forge_core::queue::{Broker, TaskHandler};
+use forge_core::redact::Redactor;
+use forge_core::{Clock, Slug};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::workflow::Engine;
-use crate::workflow::StepHandler;
+use crate::workflow::{Engine, StepHandler};
+use circuits::Circuits;
+use slots::Slots;
+
+pub use options::{HandlerOptions, Limits, RetryPolicy, Settings};
 
 /// What a worker is made of.
 #[derive(Debug, Clone)]
@@ -48,194 +112,131 @@ struct Entry {
     handler: Arc<dyn TaskHandler>,
     /// The engine's own steps decide and reveal inside, call by call.
     internal: bool,
+    options: HandlerOptions,
 }
 
-/// Serves tasks until it is stopped. Cheap to clone.
+impl Entry {
+    /// Its tasks at a time.
+    fn most(&self) -> Option<usize> {
+        self.options.concurrency.map(|most| most.max(1))
+    }
+}
+
+/// Serves tasks until it is stopped. Cheap to clone; clones are one worker.
 #[derive(Clone)]
 pub struct Worker {
     parts: Arc<WorkerParts>,
-    handlers: BTreeMap<String, Entry>,
+    settings: Arc<Settings>,
+    handlers: Arc<BTreeMap<Slug, Entry>>,
+    state: Arc<State>,
+}
+
+/// What changes while it serves.
+#[derive(Default)]
+struct State {
     tasks: TaskTracker,
+    slots: Arc<Slots>,
+    circuits: Circuits,
+    /// No more tasks are taken.
     stopping: CancellationToken,
+    /// Those that run are told to stop.
     cut: CancellationToken,
+    /// Those that did not are dropped, and nothing is said to the broker a second time.
+    halt: CancellationToken,
+    counts: Counts,
+}
+
+/// Since it was told to stop.
+#[derive(Default)]
+struct Counts {
+    finished: AtomicUsize,
+    cut: AtomicUsize,
+    released: AtomicUsize,
+}
+
+/// How a worker came to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Drained {
+    /// Tasks that ended by themselves, well or not.
+    pub finished: usize,
+    /// Tasks that did not: another worker begins again with them.
+    pub cut: usize,
+    /// Tasks that were leased and not begun, given back.
+    pub released: usize,
 }
 
 impl Worker {
-    /// A worker without handlers.
+    /// A worker without handlers, with the default settings.
     pub fn new(parts: WorkerParts) -> Self {
-        Self {
-            parts: Arc::new(parts),
-            handlers: BTreeMap::new(),
-            tasks: TaskTracker::new(),
-            stopping: CancellationToken::new(),
-            cut: CancellationToken::new(),
-        }
+        Self { parts: Arc::new(parts), settings: Arc::default(), handlers: Arc::default(), state: Arc::default() }
+    }
+
+    /// Replaces the settings.
+    #[must_use]
+    pub fn with_settings(mut self, settings: Settings) -> Self {
+        self.settings = Arc::new(settings);
+        self
     }
 
     /// Adds a handler for tasks of this name.
     #[must_use]
-    pub fn handler(mut self, name: &Slug, handler: Arc<dyn TaskHandler>) -> Self {
-        self.handlers.insert(name.to_string(), Entry { handler, internal: false });
-        self
+    pub fn handler(self, name: &Slug, handler: Arc<dyn TaskHandler>) -> Self {
+        self.handler_with(name, handler, HandlerOptions::default())
+    }
+
+    /// Adds a handler for tasks of this name, with limits, retries or a concurrency of its own.
+    #[must_use]
+    pub fn handler_with(self, name: &Slug, handler: Arc<dyn TaskHandler>, options: HandlerOptions) -> Self {
+        self.with_entry(name.clone(), Entry { handler, internal: false, options })
     }
 
     /// Adds the handler for the queued steps of an engine's workflows.
     #[must_use]
-    pub fn steps(mut self, engine: Engine) -> Self {
-        self.handlers
-            .insert(StepHandler::NAME.to_owned(), Entry { handler: Arc::new(StepHandler(engine)), internal: true });
+    pub fn steps(self, engine: Engine) -> Self {
+        let (handler, options) = (Arc::new(StepHandler(engine)), HandlerOptions::default());
+        match Slug::parse(StepHandler::NAME) {
+            Ok(name) => self.with_entry(name, Entry { handler, internal: true, options }),
+            Err(_) => self,
+        }
+    }
+
+    fn with_entry(mut self, name: Slug, entry: Entry) -> Self {
+        Arc::make_mut(&mut self.handlers).insert(name, entry);
         self
     }
 
-    /// Serves until [`shutdown`](Worker::shutdown). An unreachable broker is waited for.
-    pub async fn run(&self) {
-        let names: Vec<Slug> = self.handlers.keys().filter_map(|n| Slug::parse(n).ok()).collect();
-        let free = Arc::new(Semaphore::new(self.parts.concurrency.max(1)));
-        let mut failures = 0;
-        while !self.stopping.is_cancelled() {
-            let Ok(first) = free.clone().acquire_owned().await else { return };
-            let max = 1 + free.available_permits();
-            let request = LeaseRequest { names: names.clone(), max, visibility: self.parts.visibility };
-            let leases = match self.parts.broker.lease(&request).await {
-                Ok(leases) => {
-                    failures = 0;
-                    leases
-                }
-                Err(e) => {
-                    failures += 1;
-                    tracing::warn!(error = %e, "no tasks could be leased; trying again");
-                    self.rest(Tries::default().backoff(failures.min(2), &e).unwrap_or(Duration::from_secs(1))).await;
-                    continue;
-                }
-            };
-            if leases.is_empty() {
-                drop(first);
-                tokio::select! {
-                    () = self.parts.broker.wait(Duration::from_secs(1)) => {}
-                    () = self.stopping.cancelled() => {}
-                }
-                continue;
-            }
-            let mut first = Some(first);
-            for lease in leases {
-                let permit = match first.take() {
-                    Some(p) => p,
-                    None => match free.clone().acquire_owned().await {
-                        Ok(p) => p,
-                        Err(_) => return,
-                    },
-                };
-                let worker = self.clone();
-                self.tasks.spawn(async move {
-                    worker.serve(lease).await;
-                    drop(permit);
-                });
+    /// Takes no more tasks and lets the running ones finish. Shortly before the end of `within` (by the grace of the settings, but not by
+    /// more than half) it cancels the contexts of those that are left, and at the end drops them. What was cut off goes to another worker,
+    /// or its lease runs out where that was the last try; what was leased and not begun goes back uncounted. A broker that does not answer,
+    /// and a handler that blocks its thread, may keep it for 2 seconds more.
+    pub async fn shutdown(&self, within: Duration) -> Drained {
+        let state = &self.state;
+        state.stopping.cancel();
+        state.tasks.close();
+        let grace = self.settings.grace.min(within / 2);
+        if !self.idle(within.saturating_sub(grace)).await {
+            state.cut.cancel();
+            if !self.idle(grace).await {
+                state.halt.cancel();
+                self.idle(Duration::from_secs(2)).await;
             }
         }
+        let count = |n: &AtomicUsize| n.load(Ordering::Relaxed);
+        let drained = Drained {
+            finished: count(&state.counts.finished),
+            cut: count(&state.counts.cut).saturating_add(state.slots.count()),
+            released: count(&state.counts.released),
+        };
+        tracing::info!(drained.finished, drained.cut, drained.released, "the worker has stopped");
+        drained
     }
 
-    /// Takes no more tasks, lets the running ones finish, and cuts off what is left after `within`: its lease runs out and
-    /// another worker takes it.
-    pub async fn shutdown(&self, within: Duration) {
-        self.stopping.cancel();
-        self.tasks.close();
+    /// Whether everything has ended, at the latest after so long.
+    async fn idle(&self, within: Duration) -> bool {
         tokio::select! {
-            () = self.tasks.wait() => {}
-            () = self.parts.clock.sleep(within) => self.cut.cancel(),
-        }
-    }
-
-    async fn rest(&self, d: Duration) {
-        tokio::select! {
-            () = self.parts.clock.sleep(d) => {}
-            () = self.stopping.cancelled() => {}
-        }
-    }
-
-    async fn serve(&self, lease: Lease) {
-        let outcome = tokio::select! {
-            outcome = AssertUnwindSafe(self.handle(&lease)).catch_unwind() => {
-                outcome.unwrap_or_else(|_| Err(Error::unexpected("worker.handle", "the handler panicked")))
-            }
-            lost = self.renew(&lease) => Err(lost),
-            () = self.cut.cancelled() => return,
-        };
-        let labels =
-            [lease.tenant.as_str(), lease.name.as_str(), outcome.as_ref().map_or_else(|e| e.kind().as_str(), |_| "ok")];
-        self.parts.metrics.add(Metric::Tasks, &labels, 1.0);
-        let settled = match outcome {
-            Ok(result) => self.parts.broker.ack(&lease, result).await,
-            // the task is another's now
-            Err(e) if e.kind() == ErrorKind::LeaseLost && e.operation() == "worker.renew" => return,
-            Err(e) => {
-                let tries = Tries { max: lease.max_retries.saturating_add(1), ..Tries::default() };
-                let nack = match tries.backoff(lease.attempt, &e) {
-                    Some(after) => Nack::Retry { after, report: e.report() },
-                    None => Nack::Dead { report: e.report() },
-                };
-                self.parts.broker.nack(&lease, nack).await
-            }
-        };
-        if let Err(e) = settled {
-            tracing::warn!(tenant = %lease.tenant, task = %lease.id, error = %e, "a task could not be settled; its lease runs out");
-        }
-    }
-
-    async fn handle(&self, lease: &Lease) -> Result<Value> {
-        let parts = &self.parts;
-        let entry = self
-            .handlers
-            .get(lease.name.as_str())
-            .ok_or_else(|| Error::new(ErrorKind::Unsupported, "worker.handle", "no handler by this name"))?;
-        let ctx = self.open(lease).await?;
-        if entry.internal {
-            return entry.handler.handle(&ctx, lease).await;
-        }
-        let access = Access {
-            action: "task.run",
-            resource: lease.name.as_str(),
-            owner: &lease.tenant,
-            effect: Effect::Write,
-            payload: lease.payload.clone(),
-        };
-        parts.guard.authorize(&ctx, access).await?;
-        let mut revealed = lease.clone();
-        parts.redactor.reveal_json(&lease.tenant, &mut revealed.payload)?;
-        entry.handler.handle(&ctx, &revealed).await
-    }
-
-    /// The context that the task was queued with; a seal of another task, queue, body or tenant is refused.
-    async fn open(&self, lease: &Lease) -> Result<ExecutionContext> {
-        let parts = &self.parts;
-        parts.keyring.load(&lease.tenant).await?;
-        let bound = SealedFor {
-            id: lease.id.to_string(),
-            name: lease.name.to_string(),
-            queue: lease.queue.clone(),
-            body: lease.body,
-        };
-        let ctx = lease.context.open(&bound, parts.keyring.as_ref(), parts.clock.now())?;
-        if *ctx.tenant() != lease.tenant {
-            return Err(Error::new(
-                ErrorKind::TenantMismatch,
-                "worker.open",
-                "the sealed context belongs to another tenant than the queue",
-            ));
-        }
-        Ok(ctx)
-    }
-
-    /// Renews until the lease is lost.
-    async fn renew(&self, lease: &Lease) -> Error {
-        loop {
-            self.parts.clock.sleep(self.parts.visibility / 3).await;
-            match self.parts.broker.renew(lease, self.parts.visibility).await {
-                Err(e) if e.kind() == ErrorKind::LeaseLost => {
-                    return Error::new(ErrorKind::LeaseLost, "worker.renew", "another worker has the task");
-                }
-                Err(e) => tracing::warn!(task = %lease.id, error = %e, "a lease could not be renewed; trying again"),
-                Ok(_) => {}
-            }
+            biased;
+            () = self.state.tasks.wait() => true,
+            () = self.parts.clock.sleep(within) => false,
         }
     }
 }

@@ -65,7 +65,7 @@ pub fn task(name: &str, payload: Value) -> NewTask {
 }
 
 pub async fn lease(broker: &SqliteStore, max: usize) -> Vec<Lease> {
-    broker.lease(&LeaseRequest { names: vec![slug("index")], max, visibility: VISIBILITY }).await.unwrap()
+    broker.lease(&LeaseRequest::new(vec![slug("index")], max, VISIBILITY)).await.unwrap()
 }
 
 pub async fn lease_one(broker: &SqliteStore) -> Lease {

@@ -147,11 +147,7 @@ async fn a_broken_seal_is_a_dead_letter_and_a_changed_one_is_for_the_worker_to_r
     w.broker.enqueue(&ctx("acme"), index(1)).await.unwrap();
     let message = w.server.cli(&["RPOP", &list]).trim_end().to_owned();
     w.push("acme.default", &message.replace("\"task\": \"index\"", "\"task\": \"index.other\""));
-    let request = forge_core::queue::LeaseRequest {
-        names: vec![slug("index.other")],
-        max: 1,
-        visibility: Duration::from_secs(30),
-    };
+    let request = forge_core::queue::LeaseRequest::new(vec![slug("index.other")], 1, Duration::from_secs(30));
     let lease = w.broker.lease(&request).await.unwrap().remove(0);
     let bound = forge_core::SealedFor {
         id: lease.id.to_string(),

@@ -51,7 +51,7 @@ impl World {
 }
 
 pub(crate) async fn lease(broker: &RedisBroker, max: usize) -> Vec<Lease> {
-    let request = LeaseRequest { names: vec![slug("index")], max, visibility: VISIBILITY };
+    let request = LeaseRequest::new(vec![slug("index")], max, VISIBILITY);
     broker.lease(&request).await.unwrap()
 }
 

@@ -1,8 +1,10 @@
 -- Takes tasks that are due and records who has them, in one step, so that none is lost between.
--- ARGV: now, most tasks, length of a lease in ms, who takes them, n, n times tenant and queue: the queues that are bound to a tenant, then
--- the tenants that may have something because others push to their lists.
+-- ARGV: now, most tasks, length of a lease in ms, who takes them, n, n times tenant and queue: the queues that are bound to a tenant; most
+-- tasks of each tenant or '', n, n times tenant and most tasks of it; then the tenants that may have something because others push to
+-- their lists.
 -- Gives now, ms until something is due or -1, expired leases (tag, message), the number of this call, what was taken (of each list: tenant,
--- queue, how many were taken before, messages, which of them, from 1, are not open, and 1 where kombu has the lease), and the tenants that have nothing more.
+-- queue, how many were taken before, messages, which of them, from 1, are not open, and 1 where kombu has the lease), and the tenants that
+-- have nothing more.
 local most, lease, who = tonumber(ARGV[2]), tonumber(ARGV[3]), ':' .. ARGV[4]
 local STEPS = { '', '\6\0223', '\6\0226', '\6\0229' }
 local queues, shared, at = {}, {}, 6
@@ -14,7 +16,12 @@ for _ = 1, tonumber(ARGV[5]) do
   shared[queue] = true
   at = at + 2
 end
-for i = at, #ARGV do enter(ARGV[i]) end
+local each, room = tonumber(ARGV[at]), {}
+for _ = 1, tonumber(ARGV[at + 1]) do
+  room[ARGV[at + 2]] = tonumber(ARGV[at + 3])
+  at = at + 2
+end
+for i = at + 2, #ARGV do enter(ARGV[i]) end
 
 -- what waited for its time goes to the front: it waited longest. What this worker had no handler for ('!') goes there in the end: a worker
 -- of Celery that waits for its queue gets it before anybody here can take it again
@@ -134,16 +141,14 @@ local function block(tenant, why)
   redis.call('HSET', BLOCKED, tenant, why)
 end
 
-while taken < most do
-  local head = redis.call('ZRANGE', READY, 0, 0, 'WITHSCORES')
-  local tenant = head[1]
-  if not tenant then break end
-  local start = math.max(tonumber(head[2]), vtime)
+local function serve(tenant, turn_at, free)
+  local start = math.max(turn_at, vtime)
   vtime = start
   local config = of(tenant, 'config')
   local set = redis.call('HMGET', config, 'weight', 'cap', 'rate', 'burst', 'paused', 'tokens', 'at')
   local weight, cap, rate = tonumber(set[1]) or 1, tonumber(set[2]), tonumber(set[3])
   local budget, why, tokens = math.min(math.max(1, math.floor(quantum * weight)), most - taken), nil, nil
+  if free then budget = math.min(budget, free) end
   if cap then
     budget = math.min(budget, cap - redis.call('HLEN', of(tenant, 'run')) - (runs[tenant] and #runs[tenant] / 2 or 0))
     if budget <= 0 then why = 'cap' end
@@ -174,6 +179,24 @@ while taken < most do
     end
   end
 end
+
+-- tenants that the worker has no room for keep their turn
+local passed = {}
+while taken < most do
+  local head = redis.call('ZRANGE', READY, 0, 0, 'WITHSCORES')
+  local tenant = head[1]
+  if not tenant then break end
+  local free = room[tenant] or each
+  if free then free = free - (runs[tenant] and #runs[tenant] / 2 or 0) end
+  if free and free <= 0 then
+    redis.call('ZREM', READY, tenant)
+    passed[#passed + 1] = head[2]
+    passed[#passed + 1] = tenant
+  else
+    serve(tenant, tonumber(head[2]), free)
+  end
+end
+if #passed > 0 then redis.call('ZADD', READY, unpack(passed)) end
 
 if taken > 0 then
   redis.call('SET', P .. 'forge:v', vtime)
