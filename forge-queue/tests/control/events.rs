@@ -67,7 +67,7 @@ async fn push(asker: &mut Asker, queue: &str, id: &str, expires: Option<Timestam
 
 async fn lease(world: &World) -> Lease {
     let names = vec![Slug::parse("t.add").unwrap()];
-    let request = LeaseRequest { names, max: 1, visibility: Duration::from_secs(30) };
+    let request = LeaseRequest::new(names, 1, Duration::from_secs(30));
     until("a lease", async || {
         world.broker.wait(Duration::from_millis(50)).await;
         world.broker.lease(&request).await.unwrap().pop()

@@ -48,11 +48,11 @@ impl World {
         let (held, holding) = mpsc::unbounded_channel();
         let broker = self.broker.clone();
         tokio::spawn(async move {
-            let request = LeaseRequest {
-                names: ["t.add", "t.fail", "t.hold"].map(|name| Slug::parse(name).unwrap()).to_vec(),
-                max: 4,
-                visibility: Duration::from_secs(30),
-            };
+            let request = LeaseRequest::new(
+                ["t.add", "t.fail", "t.hold"].map(|name| Slug::parse(name).unwrap()).to_vec(),
+                4,
+                Duration::from_secs(30),
+            );
             while !held.is_closed() {
                 for lease in broker.lease(&request).await.unwrap_or_default() {
                     match lease.name.as_str() {

@@ -115,7 +115,7 @@ impl World {
 
 pub(crate) fn request() -> LeaseRequest {
     let names = NAMES.iter().map(|n| slug(n)).collect();
-    LeaseRequest { names, max: 8, visibility: Duration::from_secs(30) }
+    LeaseRequest::new(names, 8, Duration::from_secs(30))
 }
 
 pub(crate) fn serve(broker: RedisBroker) -> AbortOnDropHandle<()> {

@@ -166,7 +166,7 @@ impl World {
     pub(crate) async fn drain(&self) -> BTreeMap<(String, String), usize> {
         let mut done = BTreeMap::new();
         loop {
-            let request = LeaseRequest { names: vec![slug("index")], max: 64, visibility: HOUR };
+            let request = LeaseRequest::new(vec![slug("index")], 64, HOUR);
             let leases = self.broker.lease(&request).await.unwrap();
             if leases.is_empty() {
                 return done;
