@@ -22,6 +22,7 @@ const USAGE: &str =
   --queues a,b       the queues to serve; celery by default
   --tenant T         whose they are; acme by default
   --concurrency N    tasks at a time; 4 by default
+  --name NAME        how Celery's tools and Flower call it; forge@localhost by default
   --data-dir DIR     where this process keeps its state; target/celery_worker by default";
 
 /// The four tasks that the tests of a Celery installation begin with.
@@ -73,6 +74,7 @@ struct Args {
     queues: String,
     tenant: String,
     concurrency: usize,
+    name: String,
     data_dir: PathBuf,
 }
 
@@ -83,6 +85,7 @@ fn args() -> std::result::Result<Args, String> {
         queues: "celery".into(),
         tenant: "acme".into(),
         concurrency: 4,
+        name: "forge@localhost".into(),
         data_dir: "target/celery_worker".into(),
     };
     let mut words = std::env::args().skip(1);
@@ -94,6 +97,7 @@ fn args() -> std::result::Result<Args, String> {
             "--queues" => args.queues = value()?,
             "--tenant" => args.tenant = value()?,
             "--concurrency" => args.concurrency = value()?.parse().map_err(|_| USAGE.to_owned())?,
+            "--name" => args.name = value()?,
             "--data-dir" => args.data_dir = value()?.into(),
             _ => return Err(USAGE.to_owned()),
         }
@@ -115,13 +119,14 @@ async fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
     let bind: Vec<String> =
         args.queues.split(',').map(|queue| format!("{queue}={}/celery/service", args.tenant)).collect();
     let config = Config::parse(&format!(
-        "data_dir = {:?}\nmaster_key = {:?}\n[queue]\nconcurrency = {}\n[queue.redis]\nurl = {:?}\nprefix = {:?}\nbind = {:?}\n",
+        "data_dir = {:?}\nmaster_key = {:?}\n[queue]\nconcurrency = {}\n[queue.redis]\nurl = {:?}\nprefix = {:?}\nbind = {:?}\nworker = {:?}\n",
         args.data_dir,
         format!("file:{}", master.display()),
         args.concurrency,
         args.redis,
         args.prefix,
         bind.join(", "),
+        args.name,
     ))?;
     let mut host =
         Forge::builder().config(config).tenant(&args.tenant, json!({ "grants": { "service": ["task.run:*"] } }));

@@ -8,7 +8,7 @@ use forge_core::guard::{Guard, GuardParts, Guarded, Models, ToolSet, Tools};
 use forge_core::metrics::Metrics;
 use forge_core::model::LanguageModel;
 use forge_core::policy::PolicyEngine;
-use forge_core::queue::TaskHandler;
+use forge_core::queue::{TaskHandler, TaskQueue};
 use forge_core::route::ModelRouter;
 use forge_core::secret::{SecretProvider, Secrets};
 use forge_core::tool::{Probe, Tool, ToolEnv};
@@ -19,12 +19,15 @@ use forge_core::{
     TenantId,
 };
 use forge_memory::Memory;
+use forge_queue::schedule::{Scheduler, Schedules};
 use forge_queue::worker::{Worker, WorkerParts};
 use forge_queue::workflow::{Engine, EngineParts, Observer, Workflow};
 use serde_json::Value;
 
+#[cfg(feature = "queue-redis")]
+use crate::embedded::Upkeep;
 use crate::embedded::{self, Stores};
-use crate::forge::Parts;
+use crate::forge::{Beat, Parts};
 use crate::{BuildError, Config, Forge};
 
 /// Policies and their data; see [`forge_policy::Sources`].
@@ -319,6 +322,9 @@ impl ForgeBuilder {
             let worker = worker.clone();
             async move { worker.run().await }
         });
+        let queue: Guarded<dyn TaskQueue> = Guarded::new(store.queue.clone(), guard.clone());
+        let schedules = store.upkeep.as_ref().map(|u| Schedules::new(u.schedules.clone(), store.keyring.clone()));
+        let beat = schedules.clone().map(|s| Beat::begin(Scheduler::new(s, Arc::new(queue.clone()), clock.clone())));
         let checks: Vec<(&'static str, Arc<dyn HealthCheck>)> = vec![
             ("queue", store.queue.clone()),
             ("journal", store.journal),
@@ -340,7 +346,10 @@ impl ForgeBuilder {
             serving: std::sync::Mutex::new(Some(serving)),
             models,
             preferences,
-            queue: Guarded::new(store.queue, guard),
+            queue,
+            upkeep: store.upkeep,
+            schedules,
+            beat,
             key_values,
             blobs,
             memory,
@@ -368,7 +377,12 @@ async fn on_redis(
         let broker = redis.broker(secrets, store.keyring.clone(), clock.clone())?;
         broker.verify().await?;
         let broker = Arc::new(broker);
-        (store.queue, store.broker) = (broker.clone(), broker);
+        let mut upkeep = Upkeep::of(broker.clone());
+        if !redis.worker.is_empty() {
+            let options = forge_queue::redis::presence::PresenceOptions::new(&redis.worker);
+            upkeep.keep = Some(Arc::new(broker.present(options)?));
+        }
+        (store.queue, store.broker, store.upkeep) = (broker.clone(), broker, Some(upkeep));
     }
     Ok(store)
 }

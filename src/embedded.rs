@@ -20,6 +20,9 @@ use forge_memory::EmbeddedVectors;
 use forge_metering::{SqliteLedger, SqliteQuota};
 use forge_policy::SqliteAudit;
 use forge_queue::blob::FileBlobs;
+use forge_queue::dead::DeadLetters;
+use forge_queue::limits::QueueControl;
+use forge_queue::schedule::ScheduleStore;
 use forge_queue::sqlite::SqliteStore;
 
 use crate::Config;
@@ -38,10 +41,28 @@ pub(crate) struct Stores {
     pub(crate) ledger: Arc<dyn UsageLedger>,
     pub(crate) quota: Arc<dyn Quota>,
     pub(crate) audit: Arc<dyn AuditLog>,
+    /// Dead letters, the operator's side and schedules of the queue; test hosts have none.
+    pub(crate) upkeep: Option<Upkeep>,
     /// The same, where its chain can be written to a file.
     pub(crate) exporter: Option<Arc<SqliteAudit>>,
     /// Names these stores in claims: who opens them again is the same owner.
     pub(crate) owner: String,
+}
+
+/// What is done about a queue beside queueing, by whichever store has it.
+#[derive(Clone)]
+pub(crate) struct Upkeep {
+    pub(crate) letters: Arc<dyn DeadLetters>,
+    pub(crate) control: Arc<dyn QueueControl>,
+    pub(crate) schedules: Arc<dyn ScheduleStore>,
+    /// What lives as long as the host, such as its place among the workers of Celery.
+    pub(crate) keep: Option<Arc<dyn Send + Sync>>,
+}
+
+impl Upkeep {
+    pub(crate) fn of(store: Arc<impl DeadLetters + QueueControl + ScheduleStore>) -> Self {
+        Self { letters: store.clone(), control: store.clone(), schedules: store, keep: None }
+    }
 }
 
 pub(crate) async fn open(config: &Config, secrets: &Secrets, clock: Arc<dyn Clock>) -> Result<Stores> {
@@ -59,6 +80,7 @@ pub(crate) async fn open(config: &Config, secrets: &Secrets, clock: Arc<dyn Cloc
     Ok(Stores {
         queue: queue.clone(),
         broker: queue.clone(),
+        upkeep: Some(Upkeep::of(queue.clone())),
         journal: queue.clone(),
         approvals: queue.clone(),
         key_values: queue,

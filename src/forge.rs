@@ -13,15 +13,19 @@ use forge_core::kv::KeyValue;
 use forge_core::queue::TaskQueue;
 use forge_core::redact::Redactor;
 use forge_core::usage::UsageLedger;
-use forge_core::{Clock, Depth, ExecutionContext, Health, HealthCheck, Principal, RequestId, Result, Status};
+use forge_core::{Clock, Depth, Error, ErrorKind, ExecutionContext, Health, HealthCheck, Principal, RequestId, Result, Status};
 use forge_memory::{Memory, StandardRouter};
 use forge_policy::SqliteAudit;
+use forge_queue::limits::QueueControl;
+use forge_queue::schedule::{Scheduler, Schedules};
 use forge_queue::worker::Worker;
 use forge_queue::workflow::Engine;
 use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 
 use crate::Config;
 use crate::builder::ForgeBuilder;
+use crate::embedded::Upkeep;
 use crate::scope::Scope;
 
 /// Everything, assembled. Cheap to clone; [`shutdown`](Forge::shutdown) it once.
@@ -38,6 +42,9 @@ pub(crate) struct Parts {
     pub(crate) models: Models,
     pub(crate) preferences: StandardRouter,
     pub(crate) queue: Guarded<dyn TaskQueue>,
+    pub(crate) upkeep: Option<Upkeep>,
+    pub(crate) schedules: Option<Schedules>,
+    pub(crate) beat: Option<Beat>,
     pub(crate) key_values: Guarded<dyn KeyValue>,
     pub(crate) blobs: Guarded<dyn BlobStore>,
     pub(crate) memory: Memory,
@@ -51,6 +58,33 @@ pub(crate) struct Parts {
     pub(crate) config: Config,
 }
 
+/// The scheduler while it runs.
+pub(crate) struct Beat {
+    cancel: CancellationToken,
+    running: std::sync::Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Beat {
+    pub(crate) fn begin(scheduler: Scheduler) -> Self {
+        let cancel = CancellationToken::new();
+        let until = cancel.clone();
+        let running = tokio::spawn(async move { scheduler.run(until).await });
+        Self { cancel, running: std::sync::Mutex::new(Some(running)) }
+    }
+
+    /// Lets the ticks in hand be queued.
+    async fn end(&self, within: Duration, clock: &dyn Clock) {
+        self.cancel.cancel();
+        let running = self.running.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+        if let Some(mut running) = running {
+            tokio::select! {
+                _ = &mut running => {}
+                () = clock.sleep(within) => running.abort(),
+            }
+        }
+    }
+}
+
 /// The health of every adapter, by name.
 #[derive(Debug, Clone)]
 pub struct HealthReport(pub Vec<(&'static str, Health)>);
@@ -59,6 +93,14 @@ impl HealthReport {
     /// Whether work can be done: nothing is down.
     pub fn is_ready(&self) -> bool {
         self.0.iter().all(|(_, h)| h.status != Status::Down)
+    }
+}
+
+impl Parts {
+    pub(crate) fn upkeep(&self) -> Result<&Upkeep> {
+        self.upkeep.as_ref().ok_or_else(|| {
+            Error::new(ErrorKind::Config, "queue.upkeep", "this host's queue keeps no dead letters, limits or schedules")
+        })
     }
 }
 
@@ -94,6 +136,14 @@ impl Forge {
     /// The blob store, behind the guard.
     pub fn blobs(&self) -> &dyn BlobStore {
         &self.0.blobs
+    }
+
+    /// The operator's side of the queue: limits, pause, who waits. Across tenants, so no tenant's request leads here.
+    ///
+    /// # Errors
+    /// `Config` if this host's queue has none, as that of a test.
+    pub fn queue_control(&self) -> Result<&dyn QueueControl> {
+        self.0.upkeep().map(|upkeep| upkeep.control.as_ref())
     }
 
     /// The redactor, for the host's own logs.
@@ -144,6 +194,9 @@ impl Forge {
         let p = &self.0;
         let ends = p.clock.monotonic() + within;
         let left = |clock: &Arc<dyn Clock>| ends.saturating_sub(clock.monotonic());
+        if let Some(beat) = &p.beat {
+            beat.end(left(&p.clock), p.clock.as_ref()).await;
+        }
         // the engine first: its queued steps still need the worker
         p.engine.shutdown(left(&p.clock)).await;
         p.worker.shutdown(left(&p.clock)).await;

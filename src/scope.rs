@@ -12,8 +12,10 @@ use forge_core::redact::{RedactOptions, RedactorExt};
 use forge_core::tool::{Effect, ToolOutput};
 use forge_core::usage::{UsageEvent, UsageQuery, UsageTotals};
 use forge_core::vector::Hit;
-use forge_core::{ApprovalId, Digest, Error, ErrorKind, ExecutionContext, Namespace, Result, TaskId, TenantId};
+use forge_core::{ApprovalId, Digest, Error, ErrorKind, ExecutionContext, Namespace, Result, Slug, TaskId, TenantId};
 use forge_memory::Passage;
+use forge_queue::dead::{DeadLetter, LetterFilter};
+use forge_queue::schedule::{Schedule, ScheduleStatus, Schedules};
 use forge_queue::workflow::{FailedRun, RunHandle, RunRef};
 use serde::Serialize;
 use serde_json::Value;
@@ -166,6 +168,88 @@ impl Scope<'_> {
             parts.redactor.redact_json(self.ctx.tenant(), result, &mask)?;
         }
         Ok(status)
+    }
+
+    /// The tenant's dead letters that the filter lets through, the last to die first.
+    ///
+    /// # Errors
+    /// `TenantMismatch`, `PolicyDenied`.
+    pub async fn dead_letters(&self, owner: &TenantId, filter: &LetterFilter, limit: usize) -> Result<Vec<DeadLetter>> {
+        self.read("task.read", "dead_letters", owner).await?;
+        self.forge.parts().upkeep()?.letters.dead_letters(&self.ctx, filter, limit).await
+    }
+
+    /// Queues a dead letter of the tenant again, with all its tries. It runs as the caller.
+    ///
+    /// # Errors
+    /// `PolicyDenied`, `NotFound`; `Conflict` if the task is not dead.
+    pub async fn replay_task(&self, id: TaskId) -> Result<()> {
+        let access = self.access("task.replay", "dead_letters", self.ctx.tenant(), Effect::Write);
+        self.forge.parts().guard.authorize(&self.ctx, access).await?;
+        self.forge.parts().upkeep()?.letters.replay(&self.ctx, id).await
+    }
+
+    /// Deletes a dead letter of the tenant; whether it was there.
+    ///
+    /// # Errors
+    /// `PolicyDenied`.
+    pub async fn purge_task(&self, id: TaskId) -> Result<bool> {
+        let access = self.access("task.purge", "dead_letters", self.ctx.tenant(), Effect::Write);
+        self.forge.parts().guard.authorize(&self.ctx, access).await?;
+        self.forge.parts().upkeep()?.letters.purge(&self.ctx, id).await
+    }
+
+    /// Schedules a task of the tenant, or changes the schedule of that name. It runs as the caller; each tick asks the policy as any
+    /// task does.
+    ///
+    /// # Errors
+    /// `PolicyDenied`, `InvalidInput`.
+    pub async fn put_schedule(&self, schedule: Schedule) -> Result<()> {
+        self.change_schedule(schedule.name.clone()).await?.put(&self.ctx, schedule).await
+    }
+
+    /// The tenant's schedules, with what became of their last ticks.
+    ///
+    /// # Errors
+    /// `TenantMismatch`, `PolicyDenied`.
+    pub async fn schedules(&self, owner: &TenantId) -> Result<Vec<ScheduleStatus>> {
+        self.read("schedule.read", "schedules", owner).await?;
+        self.beat()?.list(&self.ctx).await
+    }
+
+    /// Removes a schedule of the tenant.
+    ///
+    /// # Errors
+    /// `PolicyDenied`, `NotFound`.
+    pub async fn remove_schedule(&self, name: &Slug) -> Result<()> {
+        self.change_schedule(name.clone()).await?.remove(&self.ctx, name).await
+    }
+
+    /// Lets a schedule of the tenant rest.
+    ///
+    /// # Errors
+    /// `PolicyDenied`, `NotFound`.
+    pub async fn pause_schedule(&self, name: &Slug) -> Result<()> {
+        self.change_schedule(name.clone()).await?.pause(&self.ctx, name).await
+    }
+
+    /// Lets a schedule go on that rests or was stopped, as the caller.
+    ///
+    /// # Errors
+    /// `PolicyDenied`, `NotFound`.
+    pub async fn resume_schedule(&self, name: &Slug) -> Result<()> {
+        self.change_schedule(name.clone()).await?.resume(&self.ctx, name).await
+    }
+
+    async fn change_schedule(&self, name: Slug) -> Result<&Schedules> {
+        let access = self.access("schedule.write", name.as_str(), self.ctx.tenant(), Effect::Write);
+        self.forge.parts().guard.authorize(&self.ctx, access).await?;
+        self.beat()
+    }
+
+    fn beat(&self) -> Result<&Schedules> {
+        let schedules = self.forge.parts().schedules.as_ref();
+        schedules.ok_or_else(|| Error::new(ErrorKind::Config, "schedule.find", "this host's queue keeps no schedules"))
     }
 
     /// Remembers passages, so that they can be recalled by meaning and by words.

@@ -89,6 +89,7 @@ impl TestBuilder {
             ledger: Arc::new(ledger.clone()),
             quota: Arc::new(FakeQuota::default()),
             audit: Arc::new(audit.clone()),
+            upkeep: None,
             exporter: None,
             owner: "test".to_owned(),
         };

@@ -354,6 +354,7 @@ fn every_backend_that_is_a_feature_has_its_section_in_the_example() {
             let mut redis = RedisQueueConfig::default();
             (redis.url, redis.prefix) = ("redis://127.0.0.1:6379/0".to_owned(), "{forge}:".to_owned());
             (redis.bind, redis.routes) = ("celery=acme/mailer/service".to_owned(), "mail.send=celery".to_owned());
+            redis.worker = "forge@host-1".to_owned();
             redis.password = Some("env:REDIS_PASSWORD".parse().unwrap());
             redis.ca_file = Some("/etc/ssl/redis-ca.pem".into());
             let expected =

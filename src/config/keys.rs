@@ -124,6 +124,8 @@ pub(super) static KEYS: LazyLock<Vec<Key>> = LazyLock::new(|| {
             .unset("none is served", "\"celery=acme/mailer/service\""),
         Key::new("queue.redis.routes", |c| &mut redis(c).routes, "Tasks that go to such a queue instead of the tenant's own: task=queue, with commas between.")
             .unset("there are none", "\"mail.send=celery\""),
+        Key::new("queue.redis.worker", |c| &mut redis(c).worker, "The name under which Celery's tools and Flower see this host's worker.")
+            .unset("they do not see it", "\"forge@host-1\""),
         Key::new("workflow.running", |c| &mut c.workflow.running, "Running time of one run; time in which it is parked does not count.")
             .within(SECOND, 366 * DAY),
         Key::new("workflow.lease", |c| &mut c.workflow.lease, "How long a host that stopped answering keeps a run.").within(SECOND, DAY),

@@ -29,6 +29,8 @@ pub struct RedisQueueConfig {
     pub bind: String,
     /// Tasks that go to such a queue: `mail.send=celery`.
     pub routes: String,
+    /// The name under which Celery's tools and Flower see this host's worker, `forge@host`; not seen where it is empty.
+    pub worker: String,
 }
 
 impl Default for RedisQueueConfig {
@@ -43,6 +45,7 @@ impl Default for RedisQueueConfig {
             dead_letter_ttl: Duration::from_secs(30 * 24 * 3600),
             bind: String::new(),
             routes: String::new(),
+            worker: String::new(),
         }
     }
 }

@@ -25,7 +25,7 @@ const OP: &str = "queue.wait";
 /// Where the ids of tasks are announced whose leases were taken away.
 const LOST: &str = "forge:lost";
 /// How long a push may go unnoticed that was not announced.
-const SWEEP: Duration = Duration::from_secs(5);
+const SWEEP: Duration = Duration::from_secs(30);
 /// Between two attempts to connect.
 const PAUSE: Duration = Duration::from_millis(500);
 /// Keys of one `EXISTS`: a longer one would keep Redis from everybody else.

@@ -11,7 +11,7 @@ use super::slots::Place;
 use super::{Entry, Worker};
 
 /// How long an idle worker sleeps at most.
-const IDLE: Duration = Duration::from_secs(1);
+const IDLE: Duration = Duration::from_secs(5);
 
 /// What the worker can do now.
 enum Ask {

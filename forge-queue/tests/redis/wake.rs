@@ -9,7 +9,7 @@ use forge_queue::celery::Envelope;
 
 use crate::world::{self, PREFIX, World, ctx, index, lease};
 
-/// Far longer than a push takes to be announced, far shorter than the next look at everything.
+/// Far longer than a push takes to be announced, and shorter than the next look at everything.
 const LONG: Duration = Duration::from_secs(4);
 
 /// A worker that has found nothing, and so has read the lists.
