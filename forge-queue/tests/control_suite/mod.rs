@@ -176,7 +176,9 @@ async fn a_rate_is_an_average_and_a_burst(s: &Sides) {
     let all: usize = given.iter().sum();
     assert!((95..=105).contains(&all), "ten a second and a burst of five for ten seconds: {all}");
     s.limit("a", limits()).await;
-    assert_eq!(s.lease(200).await.len(), 200 - all, "without a rate, all at once");
+    // a backend gives as many at a time as it likes
+    let rest = s.serve(200 - all, 32).await;
+    assert_eq!(rest["a"].0, 200 - all, "without a rate, all at once");
 }
 
 async fn who_is_paused_waits_and_the_others_go_on(s: &Sides) {
