@@ -134,6 +134,7 @@ async fn a_free_slot_is_told_to_who_waits_for_it() {
     // the words of the calls before; the clock stands still, so only a word can end a wait
     w.store.wait(Duration::ZERO).await;
     w.store.ack(&one, json!(null)).await.unwrap();
-    w.store.wait(Duration::from_secs(60)).await;
+    let told = w.store.wait(Duration::from_secs(60));
+    tokio::time::timeout(Duration::from_secs(60), told).await.expect("somebody tells of the free slot");
     lease_one(&w.store).await;
 }
