@@ -13,7 +13,9 @@ use forge_core::kv::KeyValue;
 use forge_core::queue::TaskQueue;
 use forge_core::redact::Redactor;
 use forge_core::usage::UsageLedger;
-use forge_core::{Clock, Depth, Error, ErrorKind, ExecutionContext, Health, HealthCheck, Principal, RequestId, Result, Status};
+use forge_core::{
+    Clock, Depth, Error, ErrorKind, ExecutionContext, Health, HealthCheck, Principal, RequestId, Result, Status,
+};
 use forge_memory::{Memory, StandardRouter};
 use forge_policy::SqliteAudit;
 use forge_queue::limits::QueueControl;
@@ -99,7 +101,11 @@ impl HealthReport {
 impl Parts {
     pub(crate) fn upkeep(&self) -> Result<&Upkeep> {
         self.upkeep.as_ref().ok_or_else(|| {
-            Error::new(ErrorKind::Config, "queue.upkeep", "this host's queue keeps no dead letters, limits or schedules")
+            Error::new(
+                ErrorKind::Config,
+                "queue.upkeep",
+                "this host's queue keeps no dead letters, limits or schedules",
+            )
         })
     }
 }

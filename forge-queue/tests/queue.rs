@@ -10,10 +10,11 @@ use std::time::Duration;
 
 use common::{VISIBILITY, World, ctx, lease, lease_one, open, refused, slug, task};
 use forge_core::fake::{FakeKeyring, SkippingClock};
-use forge_core::queue::{Broker, LeaseRequest, Nack, QueueDepth, TaskQueue, TaskState};
+use forge_core::queue::{Broker, LeaseRequest, Nack, Priority, QueueDepth, TaskQueue, TaskState};
 use forge_core::testing::context;
 use forge_core::{Clock, Depth, Digest, Error, ErrorKind, HealthCheck, OperationKey, SealedFor, Status};
 use forge_queue::dead::{DeadLetters, LetterFilter};
+use forge_queue::limits::{QueueControl, QueueLimits};
 use forge_queue::sqlite::SqliteStore;
 use serde_json::json;
 
@@ -155,6 +156,81 @@ async fn an_expired_task_dies_even_if_no_worker_knows_its_name() {
     let TaskState::Dead { report } = w.store.status(&acme, id).await.unwrap().state else { panic!("must be dead") };
     assert_eq!(report.kind, ErrorKind::Timeout);
     assert_eq!(w.store.depth(&acme).await.unwrap().dead, 1);
+}
+
+#[tokio::test]
+async fn what_expired_while_it_was_paused_is_a_dead_letter_and_takes_no_room() {
+    let w = World::new().await;
+    let acme = ctx("acme");
+    let limits = QueueLimits::default().with_length(2);
+    w.store.set_limits(acme.tenant(), limits).await.unwrap();
+    w.store.pause(acme.tenant()).await.unwrap();
+    let short = || task("index", json!(1)).with_expires(Duration::from_secs(10));
+    let key = OperationKey::derived(&[b"k"]);
+    let first = w.store.enqueue(&acme, short().with_unique(key.clone())).await.unwrap();
+    w.store.enqueue(&acme, short()).await.unwrap();
+    refused(w.store.enqueue(&acme, short()).await, ErrorKind::QuotaExceeded);
+    w.clock.advance(Duration::from_secs(10));
+    let again = w.store.enqueue(&acme, short().with_unique(key)).await.unwrap();
+    assert_ne!(again, first, "the key of what expired is free");
+    assert_eq!(
+        w.store.depth(&acme).await.unwrap(),
+        QueueDepth { ready: 2, leased: 0, dead: 1 },
+        "one is left to clear"
+    );
+    w.store.enqueue(&acme, short()).await.unwrap();
+    assert_eq!(w.store.depth(&acme).await.unwrap(), QueueDepth { ready: 2, leased: 0, dead: 2 });
+    refused(w.store.replay(&acme, first).await, ErrorKind::Conflict);
+    assert!(w.store.cancel(&acme, again).await.unwrap());
+    w.store.replay(&acme, first).await.unwrap();
+    w.store.resume(acme.tenant()).await.unwrap();
+    assert_eq!(lease(&w.store, 9).await.len(), 2);
+}
+
+#[tokio::test]
+async fn a_priority_outlives_a_lost_lease_and_a_replay() {
+    let w = World::new().await;
+    let acme = ctx("acme");
+    let low = w.store.enqueue(&acme, task("index", json!(0)).with_priority(Priority::Low)).await.unwrap();
+    lease_one(&w.store).await;
+    w.clock.advance(VISIBILITY);
+    let normal = w.store.enqueue(&acme, task("index", json!(1))).await.unwrap();
+    let lost: Vec<_> = lease(&w.store, 2).await;
+    assert_eq!(lost.iter().map(|l| l.id).collect::<Vec<_>>(), [normal, low]);
+    for one in &lost {
+        w.store.nack(one, Nack::Dead { report: broken().report() }).await.unwrap();
+    }
+    for id in [low, normal] {
+        w.store.replay(&acme, id).await.unwrap();
+    }
+    let again: Vec<_> = lease(&w.store, 2).await.into_iter().map(|l| l.id).collect();
+    assert_eq!(again, [normal, low]);
+}
+
+#[tokio::test]
+async fn a_backlog_of_what_expired_is_cleared_in_one_lease() {
+    let w = World::new().await;
+    let acme = ctx("acme");
+    let short = (0..1100).map(|n| w.store.enqueue(&acme, task("x", json!(n)).with_expires(Duration::from_secs(1))));
+    for done in futures::future::join_all(short.collect::<Vec<_>>()).await {
+        done.unwrap();
+    }
+    w.clock.advance(Duration::from_secs(1));
+    w.store.enqueue(&acme, task("index", json!(1))).await.unwrap();
+    lease_one(&w.store).await;
+    assert_eq!(w.store.depth(&acme).await.unwrap(), QueueDepth { ready: 0, leased: 1, dead: 1100 });
+}
+
+#[tokio::test]
+async fn who_lost_its_lease_is_told() {
+    let w = World::new().await;
+    w.store.enqueue(&ctx("acme"), task("index", json!(1))).await.unwrap();
+    let first = lease_one(&w.store).await;
+    w.clock.advance(VISIBILITY);
+    lease_one(&w.store).await;
+    assert!(!first.lost.is_cancelled(), "nobody asked yet");
+    refused(w.store.renew(&first, VISIBILITY).await, ErrorKind::LeaseLost);
+    assert!(first.lost.is_cancelled());
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::FakeKeyring;
 use crate::model::{Completion, CompletionRequest, Finish, LanguageModel, ModelCapability};
 use crate::queue::{
-    Broker, Lease, LeaseRequest, Nack, NewTask, QueueCapability, QueueDepth, TaskQueue, TaskState, TaskStatus,
+    Broker, Lease, LeaseRequest, Nack, NewTask, Priority, QueueCapability, QueueDepth, TaskQueue, TaskState, TaskStatus,
 };
 use crate::time::{Clock, Timestamp};
 use crate::usage::Quantity;
@@ -22,10 +23,11 @@ use crate::{
     SealedFor, TaskId,
 };
 
-/// Tasks in memory; tenants are served in turn.
+/// Tasks in memory; tenants are served in turn, and one lease in eight begins with what has the lowest priority.
 #[derive(Debug)]
 pub struct FakeQueue {
     tasks: Mutex<Vec<Task>>,
+    leases: AtomicU64,
     clock: Arc<dyn Clock>,
     wake: Notify,
 }
@@ -34,7 +36,9 @@ pub struct FakeQueue {
 struct Task {
     lease: Lease,
     unique: Option<OperationKey>,
+    priority: Priority,
     due: Timestamp,
+    expires: Timestamp,
     served: u64,
     state: TaskState,
 }
@@ -42,7 +46,7 @@ struct Task {
 impl FakeQueue {
     /// With the clock that decides what is due.
     pub fn new(clock: Arc<dyn Clock>) -> Self {
-        Self { tasks: Mutex::default(), clock, wake: Notify::new() }
+        Self { tasks: Mutex::default(), leases: AtomicU64::new(0), clock, wake: Notify::new() }
     }
 
     fn tasks(&self) -> MutexGuard<'_, Vec<Task>> {
@@ -68,6 +72,16 @@ impl FakeQueue {
 impl HealthCheck for FakeQueue {
     async fn check(&self, _: Depth) -> Health {
         Health::up()
+    }
+}
+
+impl Task {
+    /// Given up, if nobody took it in time.
+    fn expire(&mut self, now: Timestamp) {
+        if self.state == TaskState::Ready && self.expires <= now {
+            let e = Error::new(ErrorKind::Timeout, "queue.lease", "the task expired before a worker had done it");
+            self.state = TaskState::Dead { report: e.report() };
+        }
     }
 }
 
@@ -111,7 +125,9 @@ impl TaskQueue for FakeQueue {
         self.tasks().push(Task {
             lease,
             unique: task.unique,
+            priority: task.priority,
             due: now.after(task.delay),
+            expires: now.after(task.expires),
             served: 0,
             state: TaskState::Ready,
         });
@@ -162,6 +178,9 @@ impl Broker for FakeQueue {
     async fn lease(&self, request: &LeaseRequest) -> Result<Vec<Lease>> {
         let now = self.clock.now();
         let mut tasks = self.tasks();
+        tasks.iter_mut().for_each(|t| t.expire(now));
+        let lowest_first = self.leases.fetch_add(1, Ordering::Relaxed) % 8 == 7;
+        let rank = |t: &Task| if lowest_first { u8::MAX - t.priority.step() } else { t.priority.step() };
         let mut leases = Vec::new();
         while leases.len() < request.max {
             let served = |tenant| tasks.iter().filter(|t| t.lease.tenant == tenant).map(|t| t.served).sum::<u64>();
@@ -173,7 +192,7 @@ impl Broker for FakeQueue {
                     && request.room.fits(&t.lease.tenant, &t.lease.name, &leases)
             };
             let next = (0..tasks.len()).filter(|i| tasks.get(*i).is_some_and(due));
-            let next = next.min_by_key(|i| tasks.get(*i).map(|t| (served(t.lease.tenant.clone()), *i)));
+            let next = next.min_by_key(|i| tasks.get(*i).map(|t| (served(t.lease.tenant.clone()), rank(t), *i)));
             let Some(task) = next.and_then(|i| tasks.get_mut(i)) else { break };
             task.state = TaskState::Leased;
             task.served += 1;

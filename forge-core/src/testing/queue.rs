@@ -14,7 +14,8 @@ use super::{context, fake_guard};
 use crate::fake::{FakePolicy, ManualClock};
 use crate::guard::Guarded;
 use crate::queue::{
-    Broker, Lease, LeaseRequest, Nack, NewTask, QueueCapability, QueueDepth, Room, TaskQueue, TaskState, TaskStatus,
+    Broker, Lease, LeaseRequest, Nack, NewTask, Priority, QueueCapability, QueueDepth, Room, TaskQueue, TaskState,
+    TaskStatus,
 };
 use crate::time::{Clock, SystemClock};
 use crate::{Depth, Error, ErrorKind, ExecutionContext, OperationKey, Result, Slug, Status, TaskId, Timestamp};
@@ -68,6 +69,9 @@ pub async fn task_queue(fresh: impl AsyncFn() -> Fixture<dyn WholeQueue>) {
         keeps_tenants_apart(&made().await).await;
         serves_tenants_in_turn(&made().await).await;
         takes_no_more_than_there_is_room_for(&made().await).await;
+        gives_what_can_wait_later(&made().await).await;
+        starves_no_priority(&made().await).await;
+        gives_up_what_expired(&made().await).await;
         gives_a_task_to_one_worker(&made().await).await;
         keeps_payloads_as_they_are(&made().await).await;
         survives_a_call_that_was_dropped(&made().await).await;
@@ -345,6 +349,50 @@ async fn serves_tenants_in_turn(s: &Sides) {
     assert!(served.iter().any(|t| *t == "globex"), "isolation: a busy tenant starves another: {served:?}");
     let rest: Vec<_> = s.lease(9).await.into_iter().filter(|l| l.tenant == "acme").map(|l| l.payload).collect();
     assert!(rest.is_sorted_by_key(|p| p.as_i64()), "a tenant's tasks come in the order they were queued: {rest:?}");
+}
+
+async fn gives_what_can_wait_later(s: &Sides) {
+    for (n, priority) in [Priority::Lowest, Priority::Lower, Priority::Low, Priority::Normal].into_iter().enumerate() {
+        s.enqueue(&ana(), index(n).with_priority(priority)).await;
+    }
+    s.enqueue(&ana(), index(4)).await;
+    let order: Vec<_> = s.lease(5).await.into_iter().map(|l| l.payload).collect();
+    assert_eq!(order, [3, 4, 2, 1, 0], "the higher priority first, in each the order of queueing");
+    let low = s.enqueue(&ana(), index(5).with_priority(Priority::Low)).await;
+    let report = Error::new(ErrorKind::Unavailable, "t", "down").report();
+    s.broker.nack(&s.one().await, Nack::Retry { after: Duration::ZERO, report }).await.unwrap();
+    let normal = s.enqueue(&ana(), index(6)).await;
+    let order: Vec<_> = s.lease(2).await.into_iter().map(|l| l.id).collect();
+    assert_eq!(order, [normal, low], "a task that is tried again keeps its priority");
+}
+
+async fn starves_no_priority(s: &Sides) {
+    let low = s.enqueue(&ana(), index("low").with_priority(Priority::Lowest)).await;
+    for n in 0..40 {
+        s.enqueue(&ana(), index(n)).await;
+    }
+    let mut given = Vec::new();
+    for _ in 0..16 {
+        given.push(s.one().await.id);
+    }
+    assert!(given.contains(&low), "a low priority is starved: one lease in eight begins with it");
+}
+
+async fn gives_up_what_expired(s: &Sides) {
+    let short = s.enqueue(&ana(), index(1).with_expires(Duration::from_secs(1))).await;
+    let long = s.enqueue(&ana(), index(2).with_expires(Duration::from_secs(60))).await;
+    let late = index(3).with_expires(Duration::from_secs(1)).with_delay(Duration::from_secs(5));
+    let late = s.enqueue(&ana(), late).await;
+    s.fixture.pass(Duration::from_millis(1100)).await;
+    let given: Vec<_> = s.lease(9).await.into_iter().map(|l| l.id).collect();
+    assert_eq!(given, [long], "what expired is not given");
+    s.fixture.pass(Duration::from_secs(5)).await;
+    for id in [short, late] {
+        assert!(s.lease(9).await.iter().all(|l| l.id != id), "nor later");
+        let state = s.state(&ana(), id).await;
+        let TaskState::Dead { report } = state else { panic!("what expired is a dead letter: {state:?}") };
+        assert_eq!(report.kind, ErrorKind::Timeout, "and says that its time was over");
+    }
 }
 
 async fn gives_a_task_to_one_worker(s: &Sides) {

@@ -1,6 +1,7 @@
 //! The consuming side: what is due, to whom in turn, under a fence.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -165,6 +166,7 @@ impl RedisBroker {
                     context,
                     lost,
                     since,
+                    ending: AtomicBool::new(false),
                 };
                 shared.presences.leased(&held);
                 shared.held.keep(fence, until, held);

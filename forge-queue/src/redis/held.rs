@@ -1,6 +1,7 @@
 //! The messages of the leases that this process holds: what a lease was before it was one.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use forge_core::{ExecutionContext, TenantId, Timestamp};
@@ -28,6 +29,8 @@ pub(super) struct Held {
     pub(super) lost: CancellationToken,
     /// When it was leased.
     pub(super) since: Timestamp,
+    /// Its end is on the way: to others it does not run any more.
+    pub(super) ending: AtomicBool,
 }
 
 /// By fence.
@@ -50,7 +53,9 @@ impl HeldTasks {
     /// All whose leases are not lost.
     pub(super) fn running(&self, now: Timestamp) -> Vec<Arc<Held>> {
         let all = self.all();
-        let running = all.values().filter(|(until, held)| *until > now && !held.lost.is_cancelled());
+        let running = all
+            .values()
+            .filter(|(until, held)| *until > now && !held.lost.is_cancelled() && !held.ending.load(Ordering::Relaxed));
         running.map(|(_, held)| held.clone()).collect()
     }
 

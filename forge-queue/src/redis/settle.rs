@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use forge_core::error::ErrorReport;
@@ -298,7 +299,13 @@ impl RedisBroker {
 
     /// Settles with the others; a lease that was lost stays as it is.
     async fn finish(&self, operation: &'static str, lease: &Lease, settlement: Settlement) -> Result<()> {
-        let held = self.settlements.call(operation, settlement).await?;
+        let ending = |ending| {
+            if let Some(held) = self.shared.held.find(lease.fence) {
+                held.ending.store(ending, Ordering::Relaxed);
+            }
+        };
+        ending(true);
+        let held = self.settlements.call(operation, settlement).await.inspect_err(|_| ending(false))?;
         self.shared.held.forget(lease.fence);
         if held { Ok(()) } else { Err(lost(operation, lease)) }
     }

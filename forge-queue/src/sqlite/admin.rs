@@ -52,7 +52,8 @@ impl SqliteStore {
 
     /// Deletes everything of the tenant and returns how many rows there were. What its runs still owe to ledger and audit log
     /// stays until it is relayed: it holds no body, and the books must balance. Workers and owners that hold something of it
-    /// lose it (`LeaseLost`, `NotFound`). Pages are overwritten; destroying the tenant's keys reaches backups too.
+    /// lose it (`LeaseLost`, `NotFound`). What the operator set for it in the queue (limits, a pause) stays: a tenant does not get
+    /// rid of them by this. Pages are overwritten; destroying the tenant's keys reaches backups too.
     ///
     /// # Errors
     /// `Unavailable`.
@@ -65,6 +66,9 @@ impl SqliteStore {
                 rows += tx.execute(&format!("DELETE FROM {table} WHERE tenant = ?1"), [&tenant]).map_err(error(OP))?;
             }
             tx.execute("DELETE FROM tenants WHERE tenant = ?1", [&tenant]).map_err(error(OP))?;
+            let sql = "DELETE FROM queues WHERE tenant = ?1 AND blocked <> 1 AND weight = 1
+                       AND coalesce(running, rate, burst, length) IS NULL";
+            tx.execute(sql, [&tenant]).map_err(error(OP))?;
             Ok(unsigned(signed(rows)))
         };
         self.db.write(OP, purge).await

@@ -7,7 +7,7 @@ use forge_sqlite::error;
 use forge_sqlite::rusqlite::{OptionalExtension, Row, Transaction, params};
 
 use super::SqliteStore;
-use super::queue::{Stored, bury_expired, expect_at, queue_of};
+use super::queue::{Stored, free_key, queue_of};
 use super::row::{at, from_json, span};
 use super::schema::{DEAD, READY};
 use crate::dead::{DeadLetter, DeadLetters, LetterFilter};
@@ -63,26 +63,33 @@ impl DeadLetters for SqliteStore {
         const OP: &str = "queue.replay";
         let (tenant, key) = (ctx.tenant().to_string(), id.to_string());
         let row = self.db.read(OP, move |c| {
-            let sql = "SELECT name, payload, lifetime FROM tasks WHERE tenant = ?1 AND id = ?2";
+            let sql = "SELECT name, payload, lifetime, unique_key FROM tasks WHERE tenant = ?1 AND id = ?2";
             let row = c.query_row(sql, params![tenant, key], |r| {
-                Ok((r.get::<_, String>(0)?, r.get::<_, String>(1)?, r.get::<_, i64>(2)?))
+                Ok((
+                    r.get::<_, String>(0)?,
+                    r.get::<_, String>(1)?,
+                    r.get::<_, i64>(2)?,
+                    r.get::<_, Option<String>>(3)?,
+                ))
             });
             row.optional().map_err(error(OP))?.ok_or_else(|| Error::not_found(OP, "no such task"))
         });
-        let (name, payload, lifetime) = row.await?;
+        let (name, payload, lifetime, unique) = row.await?;
         let now = self.clock.now();
         let until = now.after(span(lifetime));
         let context = self.seal(ctx, id, &name, &payload, now, until)?;
         let (tenant, key) = (ctx.tenant().to_string(), id.to_string());
         let revive = move |tx: &Transaction<'_>| {
-            bury_expired(tx, OP, &tenant, now.as_nanos())?;
+            if let Some(unique) = unique {
+                free_key(tx, OP, &tenant, &unique, now.as_nanos())?;
+            }
             let sql = "UPDATE tasks SET state = ?3, due = ?4, expires = ?5, context = ?6, attempt = 0, outcome = NULL,
                        reason = NULL, updated = ?4 WHERE tenant = ?1 AND id = ?2 AND state = ?7";
             let values = params![tenant, key, READY, now.as_nanos(), until.as_nanos(), context, DEAD];
             if tx.execute(sql, values).map_err(error(OP))? == 0 {
                 return Err(Error::new(ErrorKind::Conflict, OP, "the task is not a dead letter"));
             }
-            expect_at(tx, OP, &tenant, now.as_nanos())
+            Ok(())
         };
         self.db.write(OP, revive).await?;
         self.queued.notify_one();

@@ -24,13 +24,16 @@
 mod admin;
 mod approvals;
 mod broker;
+mod control;
 mod journal;
 mod kv;
 mod letters;
+mod line;
 mod queue;
 mod row;
 mod schedule;
 mod schema;
+mod serve;
 mod transition;
 
 use std::fmt;
@@ -45,7 +48,7 @@ use tokio::sync::Notify;
 
 pub use admin::Export;
 
-/// The store: `TaskQueue`, `Broker`, `Journal`, `KeyValue` and `Approvals`. Cheap to clone; clones share the connection.
+/// The store: `TaskQueue`, `Broker`, `QueueControl`, `DeadLetters`, `Journal`, `KeyValue` and `Approvals`. Cheap to clone; clones share the connection.
 #[derive(Clone)]
 pub struct SqliteStore {
     db: Database,

@@ -6,15 +6,17 @@ use forge_core::queue::{NewTask, QueueCapability, QueueDepth, TaskQueue, TaskSta
 use forge_core::{
     Digest, Error, ErrorKind, ExecutionContext, Result, SealedContext, SealedFor, Slug, TaskId, TenantId, Timestamp,
 };
-use forge_sqlite::rusqlite::{OptionalExtension, Row, Transaction, params};
+use forge_sqlite::rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 use forge_sqlite::{corrupt, error};
 use serde_json::Value;
 
 use super::SqliteStore;
 use super::row::{from_json, nanos, parsed, to_json, unsigned};
 use super::schema::{CANCELLED, DEAD, LEASED, READY, SUCCEEDED};
+use super::serve::bury_expired;
 
 const PAYLOAD_MAX: usize = 256 * 1024;
+const ENQUEUE: &str = "queue.enqueue";
 
 /// The queue's name, as seals and leases carry it.
 pub(super) fn queue_of(tenant: &TenantId) -> String {
@@ -26,23 +28,13 @@ pub(super) fn outcome_place<'a>(tenant: &'a TenantId, id: &'a str) -> [&'a [u8];
     [b"task.outcome", tenant.as_str().as_bytes(), id.as_bytes()]
 }
 
-/// Tells the machinery that the tenant may have something at `due`.
-pub(super) fn expect_at(tx: &Transaction<'_>, operation: &'static str, tenant: &str, due: i64) -> Result<()> {
+/// Gives up the task that has the key, if nobody took it in time: the key is free again.
+pub(super) fn free_key(tx: &Transaction<'_>, operation: &'static str, tenant: &str, key: &str, now: i64) -> Result<()> {
     tx.prepare_cached(
-        "INSERT INTO tenants (tenant, next_due) VALUES (?1, ?2)
-         ON CONFLICT (tenant) DO UPDATE SET next_due = min(next_due, excluded.next_due)",
+        "UPDATE tasks SET state = ?4, reason = 'expired', updated = ?3
+         WHERE tenant = ?1 AND unique_key = ?2 AND state IN (0, 1) AND state = 0 AND expires <= ?3",
     )
-    .and_then(|mut s| s.execute(params![tenant, due]))
-    .map(|_| ())
-    .map_err(error(operation))
-}
-
-/// Gives up what nobody took in time.
-pub(super) fn bury_expired(tx: &Transaction<'_>, operation: &'static str, tenant: &str, now: i64) -> Result<()> {
-    tx.prepare_cached(
-        "UPDATE tasks SET state = ?3, reason = 'expired', updated = ?2 WHERE tenant = ?1 AND state = 0 AND expires <= ?2",
-    )
-    .and_then(|mut s| s.execute(params![tenant, now, DEAD]))
+    .and_then(|mut s| s.execute(params![tenant, key, now, DEAD]))
     .map(|_| ())
     .map_err(error(operation))
 }
@@ -135,10 +127,9 @@ impl Stored {
 #[async_trait]
 impl TaskQueue for SqliteStore {
     async fn enqueue(&self, ctx: &ExecutionContext, task: NewTask) -> Result<TaskId> {
-        const OP: &str = "queue.enqueue";
         let payload = task.payload.to_string();
         if payload.len() > PAYLOAD_MAX {
-            return Err(Error::invalid(OP, "the payload is too large; keep it as a blob and queue its reference")
+            return Err(Error::invalid(ENQUEUE, "the payload is too large; keep it as a blob and queue its reference")
                 .with("bytes", payload.len().to_string())
                 .with("max", PAYLOAD_MAX.to_string()));
         }
@@ -154,25 +145,27 @@ impl TaskQueue for SqliteStore {
                 let known = tx
                     .prepare_cached(sql)
                     .and_then(|mut s| s.exists(params![tenant, id.to_string()]))
-                    .map_err(error(OP))?;
+                    .map_err(error(ENQUEUE))?;
                 if known {
                     return Ok(id);
                 }
             }
             let unique = task.unique.as_ref().map(|k| k.as_str());
-            if unique.is_some() {
-                bury_expired(tx, OP, &tenant, now.as_nanos())?;
+            if let Some(key) = unique {
+                free_key(tx, ENQUEUE, &tenant, key, now.as_nanos())?;
                 let sql = "SELECT id FROM tasks WHERE tenant = ?1 AND unique_key = ?2 AND state IN (0, 1)";
                 let known = tx
                     .prepare_cached(sql)
-                    .and_then(|mut s| s.query_row(params![tenant, unique], |r| r.get::<_, String>(0)).optional());
-                if let Some(known) = known.map_err(error(OP))? {
-                    return parsed(OP, "id", TaskId::parse(&known));
+                    .and_then(|mut s| s.query_row(params![tenant, key], |r| r.get::<_, String>(0)).optional());
+                if let Some(known) = known.map_err(error(ENQUEUE))? {
+                    return parsed(ENQUEUE, "id", TaskId::parse(&known));
                 }
             }
+            has_room(tx, &tenant, now.as_nanos())?;
             tx.prepare_cached(
-                "INSERT INTO tasks (tenant, id, name, state, due, expires, lifetime, max_retries, unique_key, payload,
-                 context, created, updated) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?12)",
+                "INSERT INTO tasks (tenant, id, name, state, priority, due, expires, lifetime, max_retries, unique_key,
+                 payload, context, created, updated)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?13)",
             )
             .and_then(|mut s| {
                 s.execute(params![
@@ -180,6 +173,7 @@ impl TaskQueue for SqliteStore {
                     id.to_string(),
                     task.name.as_str(),
                     READY,
+                    task.priority.step(),
                     due.as_nanos(),
                     expires.as_nanos(),
                     nanos(task.expires),
@@ -190,11 +184,10 @@ impl TaskQueue for SqliteStore {
                     now.as_nanos()
                 ])
             })
-            .map_err(error(OP))?;
-            expect_at(tx, OP, &tenant, due.as_nanos())?;
+            .map_err(error(ENQUEUE))?;
             Ok(id)
         };
-        let id = self.db.write(OP, insert).await?;
+        let id = self.db.write(ENQUEUE, insert).await?;
         self.queued.notify_one();
         Ok(id)
     }
@@ -217,34 +210,59 @@ impl TaskQueue for SqliteStore {
         let (tenant, id, now) = (ctx.tenant().to_string(), id.to_string(), self.clock.now().as_nanos());
         let cancel = move |tx: &Transaction<'_>| {
             let sql = "UPDATE tasks SET state = ?3, updated = ?4 WHERE tenant = ?1 AND id = ?2 AND state IN (0, 1)";
-            if tx.execute(sql, params![tenant, id, CANCELLED, now]).map_err(error(OP))? > 0 {
+            if tx
+                .prepare_cached(sql)
+                .and_then(|mut s| s.execute(params![tenant, id, CANCELLED, now]))
+                .map_err(error(OP))?
+                > 0
+            {
                 return Ok(true);
             }
             let sql = "SELECT 1 FROM tasks WHERE tenant = ?1 AND id = ?2";
             let there = tx.query_row(sql, params![tenant, id], |_| Ok(())).optional().map_err(error(OP))?;
             there.map(|()| false).ok_or_else(|| Error::not_found(OP, "no such task"))
         };
-        self.db.write(OP, cancel).await
+        let cancelled = self.db.write(OP, cancel).await?;
+        if cancelled {
+            // its slot may be what another task of the tenant waits for
+            self.queued.notify_one();
+        }
+        Ok(cancelled)
     }
 
     async fn depth(&self, ctx: &ExecutionContext) -> Result<QueueDepth> {
+        const OP: &str = "queue.depth";
         let tenant = ctx.tenant().to_string();
-        let count = move |c: &forge_sqlite::rusqlite::Connection| {
-            let sql = "SELECT count(*) FILTER (WHERE state = 0), count(*) FILTER (WHERE state = 1),
-                       (SELECT count(*) FROM tasks WHERE tenant = ?1 AND state = 3)
-                       FROM tasks WHERE tenant = ?1 AND state IN (0, 1)";
-            c.query_row(sql, [tenant], |r| {
-                let n = |i| r.get::<_, i64>(i).map(unsigned);
-                Ok(QueueDepth { ready: n(0)?, leased: n(1)?, dead: n(2)? })
-            })
-            .map_err(error("queue.depth"))
+        let count = move |c: &Connection| {
+            let sql = "SELECT waiting, leased, dead FROM queues WHERE tenant = ?1";
+            let depth = c.prepare_cached(sql).and_then(|mut s| s.query_row([tenant], |r| depth_at(r, 0)).optional());
+            Ok(depth.map_err(error(OP))?.unwrap_or_default())
         };
-        self.db.read("queue.depth", count).await
+        self.db.read(OP, count).await
     }
 
     fn capability(&self) -> QueueCapability {
         QueueCapability::new(true, true, PAYLOAD_MAX)
     }
+}
+
+/// Three counts, from this column on.
+pub(super) fn depth_at(r: &Row<'_>, column: usize) -> forge_sqlite::rusqlite::Result<QueueDepth> {
+    let n = |i| r.get::<_, i64>(column + i).map(unsigned);
+    Ok(QueueDepth { ready: n(0)?, leased: n(1)?, dead: n(2)? })
+}
+
+/// Refuses one task too many. What nobody took in time takes no room.
+fn has_room(tx: &Transaction<'_>, tenant: &str, now: i64) -> Result<()> {
+    let full = || {
+        let sql = "SELECT waiting + leased >= length FROM queues WHERE tenant = ?1 AND length IS NOT NULL";
+        let full = tx.prepare_cached(sql).and_then(|mut s| s.query_row([tenant], |r| r.get(0)).optional());
+        full.map(|full| full.unwrap_or(false)).map_err(error(ENQUEUE))
+    };
+    if full()? && (bury_expired(tx, ENQUEUE, now)? == 0 || full()?) {
+        return Err(Error::new(ErrorKind::QuotaExceeded, ENQUEUE, "the tenant's queue is full; try again later"));
+    }
+    Ok(())
 }
 
 /// The payload of a task, from the text that its seal is bound to.
