@@ -239,6 +239,8 @@ impl<'a> Serving<'a> {
                 }
             }
             some.sort_unstable();
+            // a name that was given twice
+            some.dedup();
             found.extend(some.into_iter().take(left).map(|(_, rowid)| rowid));
         }
         Ok(found)
