@@ -232,9 +232,18 @@ impl Broker for FakeQueue {
     }
 
     async fn wait(&self, at_most: Duration) {
+        let now = self.clock.now();
+        let due = |t: &Task| match t.state {
+            TaskState::Ready => Some(t.due),
+            TaskState::Leased => Some(t.lease.until),
+            _ => None,
+        };
+        // what is due already, the caller has just looked at
+        let soonest = self.tasks().iter().filter_map(due).filter(|at| *at > now).min();
+        let left = soonest.map_or(at_most, |at| at.since(now).min(at_most));
         tokio::select! {
             () = self.wake.notified() => {}
-            () = self.clock.sleep(at_most) => {}
+            () = self.clock.sleep(left) => {}
         }
     }
 }

@@ -265,6 +265,8 @@ impl<'a> Serving<'a> {
                 }
             }
             some.sort_unstable();
+            // a name that was given twice
+            some.dedup_by_key(|(_, rowid, _)| *rowid);
             found.extend(some.into_iter().take(left).map(|(_, rowid, place)| (rowid, place)));
         }
         Ok(found)

@@ -28,7 +28,7 @@ pub(crate) struct Sides {
     /// Decides what is due.
     pub(crate) clock: Arc<ManualClock>,
     /// Lives as long as the queue: a directory, a server.
-    pub(crate) _keep: Box<dyn Any>,
+    pub(crate) _keep: Box<dyn Any + Send + Sync>,
 }
 
 /// Every scenario, on queues that `fresh` makes.

@@ -92,6 +92,8 @@ fn configure(c: &Connection) -> Result<()> {
         c.pragma_update(None, "journal_mode", "WAL")?;
         c.pragma_update(None, "synchronous", "FULL")?;
         c.pragma_update(None, "foreign_keys", true)?;
+        // what a savepoint may have to undo stays in memory: as a file it is written page by page, a dozen of them for a task
+        c.pragma_update(None, "temp_store", "MEMORY")?;
         // what is deleted is overwritten: personal data does not linger in free pages
         c.pragma_update(None, "secure_delete", true)
     };
