@@ -15,7 +15,8 @@ const IDLE: Duration = Duration::from_secs(5);
 
 /// What the worker can do now.
 enum Ask {
-    For(LeaseRequest),
+    /// This, and if there is none, to look again after so long.
+    For(LeaseRequest, Duration),
     /// Nothing before so long, or before a place is free.
     Nothing(Duration),
 }
@@ -33,8 +34,8 @@ impl Worker {
                 () = self.state.stopping.cancelled() => return,
             };
             let Ok(first) = first else { return };
-            let request = match self.ask(free.available_permits().saturating_add(1)) {
-                Ask::For(request) => request,
+            let (request, idle) = match self.ask(free.available_permits().saturating_add(1)) {
+                Ask::For(request, idle) => (request, idle),
                 Ask::Nothing(pause) => {
                     self.rest(pause).await;
                     continue;
@@ -47,7 +48,7 @@ impl Worker {
                     failures = 0;
                     drop(first);
                     tokio::select! {
-                        () = self.parts.broker.wait(IDLE) => {}
+                        () = self.parts.broker.wait(idle) => {}
                         () = self.state.slots.freed.notified() => {}
                         () = self.state.stopping.cancelled() => {}
                     }
@@ -115,7 +116,7 @@ impl Worker {
             return Ask::Nothing(pause);
         }
         let visibility = self.parts.visibility;
-        Ask::For(LeaseRequest { names, max, visibility, room })
+        Ask::For(LeaseRequest { names, max, visibility, room }, pause)
     }
 
     async fn rest(&self, d: Duration) {

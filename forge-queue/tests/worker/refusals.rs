@@ -4,17 +4,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use forge_core::audit::AuditEvent;
-use forge_core::fake::FakeRedactor;
+use forge_core::fake::{FakeKeyring, FakeRedactor};
 use forge_core::policy::Verdict;
 use forge_core::queue::{Lease, NewTask, TaskState};
 use forge_core::redact::RedactorExt;
-use forge_core::{Digest, ErrorKind, TenantId};
+use forge_core::{Digest, ErrorKind, SealedContext, SealedFor, TenantId, Timestamp};
 use serde_json::{Value, json};
 
 use crate::bench::{Bench, calm, does, serve, slug};
 
 /// Serves one task of acme's that was tampered with; checks that it is refused, and that the tenant's audit log says so.
-async fn refused(tamper: fn(&mut Lease), late: bool, whose: &str, kind: ErrorKind) {
+async fn refused(tamper: fn(&mut Lease), whose: &str, kind: ErrorKind) {
     let (b, handled) = (Bench::with(|broker| broker.tamper = tamper), Arc::new(AtomicUsize::new(0)));
     let count = handled.clone();
     let worker = b.worker(1).handler(
@@ -25,9 +25,6 @@ async fn refused(tamper: fn(&mut Lease), late: bool, whose: &str, kind: ErrorKin
         }),
     );
     let id = b.enqueue("acme", "index").await;
-    if late {
-        b.clock.advance(crate::bench::secs(25 * 3600));
-    }
     serve(&worker);
     calm().await;
     let TaskState::Dead { report } = b.state(id).await else { panic!("it is tried again") };
@@ -43,12 +40,18 @@ async fn refused(tamper: fn(&mut Lease), late: bool, whose: &str, kind: ErrorKin
 #[tokio::test]
 async fn a_seal_that_does_not_hold_is_a_dead_letter_and_a_row_in_the_audit_log() {
     let forged = |lease: &mut Lease| lease.body = Digest::of(b"another body");
-    refused(forged, false, "acme", ErrorKind::Unauthenticated).await;
+    refused(forged, "acme", ErrorKind::Unauthenticated).await;
     let elsewhere = |lease: &mut Lease| lease.queue = "globex.default".into();
-    refused(elsewhere, false, "acme", ErrorKind::Unauthenticated).await;
+    refused(elsewhere, "acme", ErrorKind::Unauthenticated).await;
     let foreign = |lease: &mut Lease| lease.tenant = TenantId::parse("globex").unwrap();
-    refused(foreign, false, "globex", ErrorKind::TenantMismatch).await;
-    refused(|_| {}, true, "acme", ErrorKind::Unauthenticated).await;
+    refused(foreign, "globex", ErrorKind::TenantMismatch).await;
+    let late = |lease: &mut Lease| {
+        let (id, name, queue) = (lease.id.to_string(), lease.name.to_string(), lease.queue.clone());
+        let bound = SealedFor { id, name, queue, body: lease.body };
+        let (from, until) = (Timestamp::from_nanos(1), Timestamp::from_nanos(2));
+        lease.context = SealedContext::seal(&crate::bench::ctx("acme"), bound, &FakeKeyring, from, until).unwrap();
+    };
+    refused(late, "acme", ErrorKind::Unauthenticated).await;
 }
 
 #[tokio::test]
