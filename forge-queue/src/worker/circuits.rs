@@ -28,17 +28,18 @@ impl Circuits {
         self.all().get_mut(name).map_or(Ok(()), |breaker| breaker.admit(now))
     }
 
+    /// Whether it is closed now and was not before: its tasks may be asked for again.
     pub(super) fn learn(
         &self,
         name: &Slug,
         now: Duration,
         outcome: Result<(), ErrorKind>,
         new: impl FnOnce() -> Breaker,
-    ) {
+    ) -> bool {
         let mut all = self.all();
         let breaker = match all.get_mut(name) {
             Some(breaker) => breaker,
-            None if outcome.is_ok() => return,
+            None if outcome.is_ok() => return false,
             None => all.entry(name.clone()).or_insert_with(new),
         };
         let before = breaker.circuit(now);
@@ -48,9 +49,11 @@ impl Circuits {
                 tracing::warn!(task = %name, for_ms = left.as_millis(), "a handler failed too often in a row; its tasks are left for a while");
             }
             (Circuit::Open(_) | Circuit::HalfOpen, Circuit::Closed) => {
-                tracing::info!(task = %name, "a handler works again")
+                tracing::info!(task = %name, "a handler works again");
+                return true;
             }
             _ => {}
         }
+        false
     }
 }

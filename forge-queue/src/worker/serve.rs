@@ -225,7 +225,9 @@ impl Worker {
 
     fn learn(&self, lease: &Lease, outcome: Result<(), ErrorKind>) {
         let now = self.parts.clock.monotonic();
-        self.state.circuits.learn(&lease.name, now, outcome, || self.settings.breaker());
+        if self.state.circuits.learn(&lease.name, now, outcome, || self.settings.breaker()) {
+            self.state.slots.freed.notify_one();
+        }
     }
 
     /// Again later, or given up.
