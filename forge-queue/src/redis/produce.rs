@@ -45,7 +45,7 @@ pub(super) async fn push(shared: Arc<Shared>, items: Vec<Queued>) -> Result<Vec<
             call.arg(item.id.to_string()).arg(&item.list).arg(&item.message).arg(&item.record);
             call.arg(&item.unique).arg(item.due);
         }
-        let ids: Vec<String> = shared.redis.script(ENQUEUE, &call).await?;
+        let ids: Vec<String> = shared.run(ENQUEUE, &call).await?;
         for (place, id) in places.into_iter().zip(ids) {
             if let Some(outcome) = outcomes.get_mut(place) {
                 *outcome = Some(id).filter(|id| !id.is_empty());
@@ -130,7 +130,7 @@ impl TaskQueue for RedisBroker {
         let mut call = shared.call(&shared.scripts.cancel);
         call.arg(tenant.as_str()).arg(id.to_string()).arg(meta_key(&id.to_string()));
         call.arg(result.to_json()).arg(seconds(shared.options.result_ttl));
-        shared.redis.script(OP, &call).await
+        shared.run(OP, &call).await
     }
 
     async fn depth(&self, ctx: &ExecutionContext) -> Result<QueueDepth> {

@@ -106,7 +106,7 @@ async fn done(shared: &Shared, tenant: &TenantId, items: &[&Settlement]) -> Resu
         let result = item.result.as_ref().map(TaskResult::to_json).unwrap_or_default();
         call.arg(&item.tag).arg(&item.field).arg(result);
     }
-    shared.redis.script("queue.settle", &call).await
+    shared.run("queue.settle", &call).await
 }
 
 async fn all_ways(shared: &Shared, items: &[&Settlement]) -> Result<Vec<bool>> {
@@ -156,7 +156,7 @@ async fn some_ways(shared: &Shared, items: &[&Settlement]) -> Result<Vec<bool>> 
             op.write(&mut call, seconds(shared.options.result_ttl));
         }
     }
-    shared.redis.script("queue.settle", &call).await
+    shared.run("queue.settle", &call).await
 }
 
 impl RedisBroker {
