@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use forge_core::{ExecutionContext, Timestamp};
+use forge_core::{ExecutionContext, TaskId, TenantId, Timestamp};
 use tokio_util::sync::CancellationToken;
 
 use crate::celery::Envelope;
@@ -11,6 +11,8 @@ use crate::celery::Envelope;
 /// One lease's message.
 #[derive(Debug)]
 pub(super) struct Held {
+    pub(super) tenant: TenantId,
+    pub(super) id: TaskId,
     /// The field of `unacked`.
     pub(super) tag: String,
     /// The field of the tenant's `run`.

@@ -87,7 +87,9 @@ impl Ground {
     pub(crate) fn place(&self) -> Place {
         match self {
             Self::Single(server) => Place::at(server.url()),
-            Self::Tls(server, authority) => Place { ca: Some(authority.ca()), ..Place::at(server.tls_url("localhost")) },
+            Self::Tls(server, authority) => {
+                Place { ca: Some(authority.ca()), ..Place::at(server.tls_url("localhost")) }
+            }
             Self::Sentinel(sentinels) => Place { replicas: Some((1, 400)), ..Place::at(sentinels.url()) },
             Self::Cluster(cluster) => Place::at(cluster.url()),
         }

@@ -12,9 +12,13 @@
     reason = "helpers of tests, and the real time of other processes"
 )]
 
+mod fence;
+mod full;
 mod ground;
 mod ledger;
+mod long;
 mod place;
+mod replicas;
 mod round;
 mod rounds;
 mod worker;

@@ -63,7 +63,9 @@ impl Round {
         let sent: Vec<Sent> = producers.join_all().await.into_iter().flatten().collect();
 
         until(&format!("{what}: an empty queue"), IN_THE_END, async || is_empty(&broker).await).await;
-        tokio::task::spawn_blocking(move || crew.workers.into_iter().for_each(crate::worker::Worker::end)).await.unwrap();
+        tokio::task::spawn_blocking(move || crew.workers.into_iter().for_each(crate::worker::Worker::end))
+            .await
+            .unwrap();
         let mut ledger = Ledger::of(&sent, &notes, &broker).await;
         ledger.wrong.extend(left(&place).await);
         drop(ground);

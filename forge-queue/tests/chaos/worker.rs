@@ -177,6 +177,8 @@ async fn run(broker: RedisBroker, ledger: Arc<File>, lease: Lease) {
     };
     if good {
         note(&ledger, "effect", &work, &lease);
+        // so that many die between the effect and its acknowledgement
+        tokio::time::sleep(Duration::from_millis(work.ms.min(50))).await;
     }
     let mut said = "";
     // as a worker does: what may not have been done is said again
