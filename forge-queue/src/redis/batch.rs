@@ -72,10 +72,10 @@ pub(super) fn each<O>(outcomes: Result<Vec<O>>, all: usize) -> Vec<Result<O>> {
 
 /// One batch of several tenants: a call for each group, its answers put where its items were. What is wrong with one group's keys is not
 /// the others' matter; a server that does not answer is not asked for each.
-pub(super) async fn grouped<'a, K: Ord, I, O>(
+pub(super) async fn grouped<'a, K: Ord + Send, I: Sync, O: Send>(
     items: &'a [I],
-    group: impl Fn(&'a I) -> K,
-    call: impl Fn(K, Vec<&'a I>) -> BoxFuture<'a, Result<Vec<O>>>,
+    group: impl Fn(&'a I) -> K + Send,
+    call: impl Fn(K, Vec<&'a I>) -> BoxFuture<'a, Result<Vec<O>>> + Send,
 ) -> Vec<Result<O>> {
     let mut groups: BTreeMap<K, Vec<(usize, &'a I)>> = BTreeMap::new();
     for (place, item) in items.iter().enumerate() {

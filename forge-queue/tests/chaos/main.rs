@@ -21,4 +21,5 @@ mod place;
 mod replicas;
 mod round;
 mod rounds;
+mod window;
 mod worker;

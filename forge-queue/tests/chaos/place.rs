@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use forge_core::fake::FakeKeyring;
 use forge_core::secret::Secrets;
-use forge_core::{ExecutionContext, Slug, SystemClock};
+use forge_core::{ExecutionContext, Principal, Slug, SystemClock};
 use forge_queue::redis::{Options, RedisBroker};
 use forge_redis::{Redis, RedisConfig};
 use serde::{Deserialize, Serialize};
 
 pub(crate) const PREFIX: &str = "{t}:";
+const SHARED: &str = "shared";
 pub(crate) const TENANTS: [&str; 3] = ["acme", "globex", "umbrella"];
 
 #[derive(Clone, Serialize, Deserialize)]
@@ -38,7 +39,10 @@ impl Place {
     pub(crate) fn broker(&self) -> RedisBroker {
         let mut options = Options::default();
         options.replicas = self.replicas.map(|(count, ms)| (count, Duration::from_millis(ms)));
-        RedisBroker::new(self.redis(), Arc::new(FakeKeyring), Arc::new(SystemClock)).with_options(options)
+        let broker = RedisBroker::new(self.redis(), Arc::new(FakeKeyring), Arc::new(SystemClock)).with_options(options);
+        // one tenant's tasks go through the keys that workers of Celery would read
+        let shared = broker.bind(SHARED, Principal::employee("umbrella", "ana", "analyst").unwrap()).unwrap();
+        shared.route(&name_of("umbrella"), SHARED).unwrap()
     }
 }
 
@@ -46,8 +50,14 @@ pub(crate) fn ctx(tenant: &str) -> ExecutionContext {
     forge_core::testing::context(tenant, "ana", "analyst")
 }
 
+/// What the tasks of the tests are called.
 pub(crate) fn name() -> Slug {
-    Slug::parse("work").unwrap()
+    name_of("acme")
+}
+
+/// What a tenant's tasks are called.
+pub(crate) fn name_of(tenant: &str) -> Slug {
+    Slug::parse(&format!("work.{tenant}")).unwrap()
 }
 
 /// Looks until it is so.

@@ -5,14 +5,16 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use fastrand::Rng;
+use forge_core::TenantId;
 use forge_core::queue::{NewTask, TaskQueue};
+use forge_queue::limits::{QueueControl, QueueLimits};
 use forge_queue::redis::RedisBroker;
 use forge_redis::redis::{Pipeline, cmd};
 use tokio::task::JoinSet;
 
 use crate::ground::{Crew, Ground};
 use crate::ledger::{Ledger, Sent};
-use crate::place::{PREFIX, Place, TENANTS, ctx, name, until};
+use crate::place::{PREFIX, Place, TENANTS, ctx, name_of, until};
 use crate::worker::{Kind, Work};
 
 /// Tasks of each tenant, at least; a producer goes on until the faults are over.
@@ -32,7 +34,7 @@ impl Round {
         let notes = dir.path().join("notes");
         let place = ground.place();
         let mut rng = Rng::with_seed(seed);
-        let mut faults = vec![ground.first(&mut rng)];
+        let mut faults = vec![ground.first(seed)];
         faults.extend((0..rng.usize(1..4)).map(|_| ground.faults()[rng.usize(..ground.faults().len())]));
         if !matches!(ground, Ground::Single(_)) {
             faults.truncate(2);
@@ -40,6 +42,9 @@ impl Round {
         let what = format!("{ground}, seed {seed}, {faults:?}");
 
         let broker = place.broker();
+        // one that waits for its own tasks to end, one that waits for a token
+        broker.set_limits(&tenant("globex"), QueueLimits::default().with_running(3)).await.unwrap();
+        broker.set_limits(&tenant("acme"), QueueLimits::default().with_rate(150.0)).await.unwrap();
         let over = Arc::new(AtomicBool::new(false));
         let numbers = Arc::new(AtomicU64::new(0));
         let mut producers = JoinSet::new();
@@ -73,6 +78,10 @@ impl Round {
     }
 }
 
+fn tenant(id: &str) -> TenantId {
+    TenantId::parse(id).unwrap()
+}
+
 /// Queues tasks of one tenant, one after the other.
 async fn produce(
     broker: RedisBroker,
@@ -95,7 +104,7 @@ async fn produce(
             ms = 2500;
         }
         let work = Work { number, tenant: tenant.to_owned(), kind, ms };
-        let mut task = NewTask::new(name(), serde_json::to_value(&work).unwrap());
+        let mut task = NewTask::new(name_of(tenant), serde_json::to_value(&work).unwrap());
         task = task.with_max_retries(if kind == Kind::Doomed { 2 } else { 25 });
         if rng.u8(..6) == 0 {
             task = task.with_delay(Duration::from_millis(rng.u64(1..800)));
@@ -121,7 +130,8 @@ async fn is_empty(broker: &RedisBroker) -> bool {
 /// Keys of an empty queue that are not empty.
 async fn left(place: &Place) -> Vec<String> {
     let redis = place.redis();
-    let mut keys: Vec<String> = ["forge:leases", "forge:held", "forge:due", "unacked"].map(|k| redis.key(k)).into();
+    let mut keys: Vec<String> =
+        ["forge:leases", "forge:held", "forge:due", "unacked", "unacked_index"].map(|k| redis.key(k)).into();
     for tenant in TENANTS {
         keys.extend(["open", "run", "delayed"].map(|what| redis.key(format_args!("forge:{tenant}:{what}"))));
     }

@@ -1,11 +1,13 @@
 //! The rounds: twenty for CI, as many as are asked for by `scripts/soak.sh`.
 
+use futures::StreamExt;
+
 use crate::ground::Ground;
 use crate::ledger::Ledger;
 use crate::round::Round;
 
 /// `FORGE_SOAK_ROUNDS` (20) and `FORGE_SOAK_SEED` (1).
-fn of_environment(name: &str, default: u64) -> u64 {
+pub(crate) fn of_environment(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |v| v.parse().unwrap_or_else(|_| panic!("{name} is a whole number")))
 }
 
@@ -14,11 +16,15 @@ async fn rounds(of_twenty: u64, ground: fn() -> Ground) {
     let rounds = (of_environment("FORGE_SOAK_ROUNDS", 20) * of_twenty).div_ceil(20);
     let first = of_environment("FORGE_SOAK_SEED", 1);
     let mut all = Ledger::default();
-    let mut of = String::new();
-    for seed in first..first + rounds {
+    // a round waits more than it works
+    let round = |seed| async move {
         let ground = tokio::task::spawn_blocking(ground).await.unwrap();
-        of = ground.to_string();
-        let (mut ledger, what) = Round { ground, seed }.run().await;
+        (ground.to_string(), Round { ground, seed }.run().await)
+    };
+    let mut ran = futures::stream::iter(first..first + rounds).map(round).buffered(2);
+    let mut of = String::new();
+    while let Some((name, (mut ledger, what))) = ran.next().await {
+        of = name;
         println!("{what}: {ledger}");
         for wrong in &mut ledger.wrong {
             println!("  {wrong}");

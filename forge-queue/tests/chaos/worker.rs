@@ -15,7 +15,7 @@ use serde_json::json;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::place::{Place, name};
+use crate::place::{Place, TENANTS, name_of};
 
 const CHILD: &str = "FORGE_TEST_CHAOS_WORKER";
 pub(crate) const VISIBILITY: Duration = Duration::from_millis(1200);
@@ -124,7 +124,8 @@ async fn serve(broker: RedisBroker, ledger: Arc<File>, stop: CancellationToken) 
         if running.len() == AT_ONCE {
             running.join_next().await.unwrap().unwrap();
         }
-        let request = LeaseRequest { names: vec![name()], max: AT_ONCE - running.len(), visibility: VISIBILITY };
+        let request =
+            LeaseRequest { names: TENANTS.map(name_of).into(), max: AT_ONCE - running.len(), visibility: VISIBILITY };
         match broker.lease(&request).await {
             Ok(leases) if leases.is_empty() => tokio::select! {
                 () = broker.wait(Duration::from_millis(300)) => {}
