@@ -1,5 +1,6 @@
 //! Many calls as one: what comes while a batch is under way goes with the next, so that nobody waits for a timer.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::OnceLock;
 
@@ -19,13 +20,13 @@ pub(super) struct Batcher<I, O> {
     most: usize,
 }
 
-type Run<I, O> = Box<dyn Fn(Vec<I>) -> BoxFuture<'static, Result<Vec<O>>> + Send + Sync>;
+type Run<I, O> = Box<dyn Fn(Vec<I>) -> BoxFuture<'static, Vec<Result<O>>> + Send + Sync>;
 
 impl<I: Send + 'static, O: Send + 'static> Batcher<I, O> {
-    /// At most so many in one batch. `run` gives one answer for each item, in their order, or one error for all.
+    /// At most so many in one batch. `run` gives one answer for each item, in their order.
     pub(super) fn new<F>(most: usize, run: impl Fn(Vec<I>) -> F + Send + Sync + 'static) -> Self
     where
-        F: Future<Output = Result<Vec<O>>> + Send + 'static,
+        F: Future<Output = Vec<Result<O>>> + Send + 'static,
     {
         let run: Run<I, O> = Box::new(move |items| Box::pin(run(items)));
         Self { run: std::sync::Mutex::new(Some(run)), sender: OnceLock::new(), most }
@@ -54,15 +55,50 @@ async fn serve<I, O>(mut receiver: mpsc::Receiver<Item<I, O>>, most: usize, run:
     let mut waiting = Vec::new();
     while receiver.recv_many(&mut waiting, most).await > 0 {
         let (items, answers): (Vec<I>, Vec<_>) = waiting.drain(..).unzip();
-        let outcomes = match run(items).await {
-            Ok(outcomes) => outcomes.into_iter().map(Ok).collect::<Vec<_>>(),
-            Err(e) => answers.iter().map(|_| Err(same(&e))).collect(),
-        };
-        for (answer, outcome) in answers.into_iter().zip(outcomes) {
+        for (answer, outcome) in answers.into_iter().zip(run(items).await) {
             // nobody may be waiting any more
             let _ = answer.send(outcome);
         }
     }
+}
+
+/// Answers for all of a call, or its error for each.
+pub(super) fn each<O>(outcomes: Result<Vec<O>>, all: usize) -> Vec<Result<O>> {
+    match outcomes {
+        Ok(outcomes) => outcomes.into_iter().map(Ok).collect(),
+        Err(e) => (0..all).map(|_| Err(same(&e))).collect(),
+    }
+}
+
+/// One batch of several tenants: a call for each group, its answers put where its items were. What is wrong with one group's keys is not
+/// the others' matter; a server that does not answer is not asked for each.
+pub(super) async fn grouped<'a, K: Ord + Send, I: Sync, O: Send>(
+    items: &'a [I],
+    group: impl Fn(&'a I) -> K + Send,
+    call: impl Fn(K, Vec<&'a I>) -> BoxFuture<'a, Result<Vec<O>>> + Send,
+) -> Vec<Result<O>> {
+    let mut groups: BTreeMap<K, Vec<(usize, &'a I)>> = BTreeMap::new();
+    for (place, item) in items.iter().enumerate() {
+        groups.entry(group(item)).or_default().push((place, item));
+    }
+    let mut outcomes = Vec::with_capacity(items.len());
+    let mut gone = None;
+    for (key, members) in groups {
+        let (places, some): (Vec<usize>, Vec<&'a I>) = members.into_iter().unzip();
+        let all = some.len();
+        let answers = match &gone {
+            None => call(key, some).await,
+            Some(e) => Err(same(e)),
+        };
+        if let Err(e) = &answers
+            && matches!(e.kind(), ErrorKind::Unavailable | ErrorKind::Timeout)
+        {
+            gone = Some(same(e));
+        }
+        outcomes.extend(places.into_iter().zip(each(answers, all)));
+    }
+    outcomes.sort_by_key(|(place, _)| *place);
+    outcomes.into_iter().map(|(_, outcome)| outcome).collect()
 }
 
 /// The error of a batch, for one of its calls.
@@ -86,7 +122,9 @@ mod tests {
             let n = counted.fetch_add(1, Ordering::SeqCst);
             async move {
                 tokio::task::yield_now().await;
-                if n == 0 { Ok(items.into_iter().map(|i| i * 2).collect()) } else { Err(Error::invalid("t", "no")) }
+                let all = items.len();
+                let twice = items.into_iter().map(|i| i * 2).collect();
+                each(if n == 0 { Ok(twice) } else { Err(Error::invalid("t", "no")) }, all)
             }
         });
         let first = batcher.call("t", 21).await.unwrap();

@@ -6,14 +6,16 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use forge_core::queue::{Broker, Lease, LeaseRequest, Nack};
-use forge_core::{Error, ErrorKind, ExecutionContext, Result, Slug, TenantId, Timestamp};
+use forge_core::{ExecutionContext, Result, Slug, TenantId, Timestamp};
 use forge_redis::redis::cmd;
 use serde_json::Value;
 
+use super::batch::each;
 use super::canvas::{Follow, Place, is_followed};
 use super::held::Held;
 use super::message::{Read, Refused, is_ours};
 use super::reap::{NO_ROOM, Taken, fence, handler_name, tag};
+use super::settle::lost;
 use super::{BATCH, RedisBroker, Shared, at, corrupt, millis};
 use crate::celery::forge_id;
 
@@ -49,13 +51,13 @@ struct Chunk {
 type TakenOfList = (String, String, usize, Vec<Vec<u8>>, Vec<usize>, bool);
 
 /// Renews a batch of leases: until when each is held, 1970 for one that is lost.
-pub(super) async fn renew(shared: Arc<Shared>, items: Vec<(String, Duration)>) -> Result<Vec<Timestamp>> {
+pub(super) async fn renew(shared: Arc<Shared>, items: Vec<(String, Duration)>) -> Vec<Result<Timestamp>> {
     let mut call = shared.call(&shared.scripts.renew);
     for (tag, visibility) in &items {
         call.arg(tag).arg(millis(*visibility));
     }
-    let until: Vec<i64> = shared.redis.script("queue.renew", &call).await?;
-    Ok(until.into_iter().map(at).collect())
+    let until: Result<Vec<i64>> = shared.redis.script("queue.renew", &call).await;
+    each(until.map(|all| all.into_iter().map(at).collect()), items.len())
 }
 
 impl RedisBroker {
@@ -99,17 +101,19 @@ impl RedisBroker {
         Ok(Reserved { now: at(now), soonest, expired, call, chunks, drained })
     }
 
-    /// The leases that this worker can run; what it cannot goes where it belongs.
-    async fn fit(&self, request: &LeaseRequest, reserved: &Reserved) -> Result<Vec<Lease>> {
-        let mut leases: Vec<Lease> = Vec::new();
+    /// The leases that this worker can run; what it cannot goes where it belongs. One that could not be put there keeps none from the others.
+    async fn fit(&self, request: &LeaseRequest, reserved: &Reserved) -> (Vec<Lease>, Result<()>) {
+        let (mut leases, mut outcome) = (Vec::<Lease>::new(), Ok(()));
         for chunk in &reserved.chunks {
             for (i, message) in chunk.messages.iter().enumerate() {
                 let open = !chunk.closed.contains(&(i + 1));
-                let lease = self.fit_one(request, reserved, chunk, (chunk.before + i, message, open), &leases).await?;
-                leases.extend(lease);
+                match self.fit_one(request, reserved, chunk, (chunk.before + i, message, open), &leases).await {
+                    Ok(lease) => leases.extend(lease),
+                    Err(e) => outcome = Err(e),
+                }
             }
         }
-        Ok(leases)
+        (leases, outcome)
     }
 
     async fn fit_one(
@@ -156,9 +160,10 @@ impl RedisBroker {
                 let lost = lease.lost.clone();
                 let (tenant, queue, since) = (tenant.clone(), queue.clone(), shared.clock.now());
                 let held = Held {
+                    tenant,
+                    id: read.id,
                     tag,
                     field,
-                    tenant,
                     queue,
                     envelope: read.envelope,
                     foreign,
@@ -218,10 +223,16 @@ impl Broker for RedisBroker {
             let reserved = self.reserve(request).await?;
             self.shared.held.sweep(reserved.now);
             self.watch.drained(&reserved.drained, reserved.soonest);
-            let (lost, taken) = (!reserved.expired.is_empty(), !reserved.chunks.is_empty());
-            let leases = self.fit(request, &reserved).await?;
-            self.reap(reserved.expired).await?;
-            if !leases.is_empty() || !(lost || taken) {
+            let (expired, taken) = (!reserved.expired.is_empty(), !reserved.chunks.is_empty());
+            let (leases, fit) = self.fit(request, &reserved).await;
+            let reaped = self.reap(&reserved.expired).await;
+            match fit.and(reaped) {
+                // the leases run whatever became of the others: dropped here, each would have lost a try
+                Err(e) if leases.is_empty() => return Err(e),
+                Err(e) => tracing::warn!(error = %e, "some tasks were not put where they belong; their leases run out"),
+                Ok(()) => {}
+            }
+            if !leases.is_empty() || !(expired || taken) {
                 return Ok(leases);
             }
         }
@@ -231,13 +242,12 @@ impl Broker for RedisBroker {
 
     async fn renew(&self, lease: &Lease, visibility: Duration) -> Result<Timestamp> {
         const OP: &str = "queue.renew";
-        let lost = || Error::new(ErrorKind::LeaseLost, OP, "the task is with another worker, finished or cancelled");
-        let held = self.shared.held.find(lease.fence).ok_or_else(lost)?;
+        let held = self.holding(OP, lease)?;
         let until = self.renewals.call(OP, (held.tag.clone(), visibility)).await?;
         if until == at(0) {
             self.shared.held.forget(lease.fence);
             lease.lost.cancel();
-            return Err(lost());
+            return Err(lost(OP, lease));
         }
         self.shared.held.renewed(lease.fence, until);
         Ok(until)

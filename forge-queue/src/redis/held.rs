@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use forge_core::{ExecutionContext, TenantId, Timestamp};
+use forge_core::{ExecutionContext, TaskId, TenantId, Timestamp};
 use tokio_util::sync::CancellationToken;
 
 use crate::celery::Envelope;
@@ -12,11 +12,12 @@ use crate::celery::Envelope;
 /// One lease's message.
 #[derive(Debug)]
 pub(super) struct Held {
+    pub(super) tenant: TenantId,
+    pub(super) id: TaskId,
     /// The field of `unacked`.
     pub(super) tag: String,
     /// The field of the tenant's `run`.
     pub(super) field: String,
-    pub(super) tenant: TenantId,
     pub(super) queue: String,
     pub(super) envelope: Envelope,
     /// No seal of ours: another program's task.

@@ -165,7 +165,7 @@ impl DeadLetters for RedisBroker {
         call.arg(tenant.as_str()).arg(id.to_string()).arg(queue_for(&stored.queue, envelope.priority));
         call.arg(envelope.to_bytes()).arg(record(0, &envelope.task, elsewhere));
         call.arg(meta_key(&envelope.id));
-        match shared.redis.script(OP, &call).await? {
+        match shared.run(OP, &call).await? {
             true => Ok(()),
             false => Err(Error::new(ErrorKind::Conflict, OP, "the task is not a dead letter")),
         }

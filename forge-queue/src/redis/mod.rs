@@ -48,7 +48,7 @@ use async_trait::async_trait;
 use forge_core::keyring::Keyring;
 use forge_core::{Clock, Depth, Error, Health, HealthCheck, Principal, Result, Slug, TenantId, Timestamp};
 use forge_redis::Redis;
-use forge_redis::redis::{ScriptInvocation, cmd};
+use forge_redis::redis::{FromRedisValue, ScriptInvocation, cmd};
 
 use crate::celery::Limits;
 use batch::Batcher;
@@ -104,6 +104,11 @@ pub struct Options {
     pub limits: Limits,
     /// Where the workers of Celery listen.
     pub exchanges: Exchanges,
+    /// A task that is queued, and how a lease ends, is answered once so many replicas have it, and an error after so long (`WAIT`): that is
+    /// `Unavailable`, and the outcome is not known, for the master has it. So what was answered outlives a failover to one of them; it costs
+    /// a journey to the replicas for each batch. The time is to be shorter than the connection's `timeout`. None by default: replication
+    /// is asynchronous, and a failover loses what the new master did not have.
+    pub replicas: Option<(usize, Duration)>,
     /// Times follow the clock of the process instead of the server's. For tests: the clocks of two machines differ.
     pub local_time: bool,
 }
@@ -117,6 +122,7 @@ impl Default for Options {
             visibility_timeout: Duration::from_secs(3600),
             limits: Limits::default(),
             exchanges: Exchanges::default(),
+            replicas: None,
             local_time: false,
         }
     }
@@ -207,6 +213,14 @@ impl Shared {
             false => call.arg(""),
         };
         call
+    }
+
+    /// Runs a script whose answer is a promise.
+    async fn run<T: FromRedisValue>(&self, operation: &'static str, call: &ScriptInvocation<'_>) -> Result<T> {
+        match self.options.replicas {
+            None => self.redis.script(operation, call).await,
+            Some(replicas) => self.redis.replicated_script(operation, call, replicas).await,
+        }
     }
 
     /// A key that belongs to one tenant.

@@ -1,14 +1,15 @@
 //! The producing side.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use forge_core::queue::{NewTask, QueueCapability, QueueDepth, TaskQueue, TaskState, TaskStatus};
 use forge_core::{Error, ErrorKind, ExecutionContext, Result, Slug, TaskId, TenantId};
 use forge_redis::redis::Pipeline;
+use futures::FutureExt;
 use serde_json::json;
 
+use super::batch::grouped;
 use super::message::{parse_record, record};
 use super::{RedisBroker, Shared, corrupt, queues, seconds};
 use crate::celery::{ResultState, Revocation, TaskResult, meta_key, queue_for, queues as lists};
@@ -31,28 +32,21 @@ pub(super) struct Queued {
 }
 
 /// Queues a batch: the id that each has now, none where the queue is full.
-pub(super) async fn push(shared: Arc<Shared>, items: Vec<Queued>) -> Result<Vec<Option<String>>> {
+pub(super) async fn push(shared: Arc<Shared>, items: Vec<Queued>) -> Vec<Result<Option<String>>> {
     // one call of the script touches one tenant
-    let mut tenants: BTreeMap<&TenantId, Vec<usize>> = BTreeMap::new();
-    for (i, item) in items.iter().enumerate() {
-        tenants.entry(&item.tenant).or_default().push(i);
+    let push = |tenant, some| push_of_tenant(&shared, tenant, some).boxed();
+    grouped(&items, |item| &item.tenant, push).await
+}
+
+async fn push_of_tenant(shared: &Shared, tenant: &TenantId, items: Vec<&Queued>) -> Result<Vec<Option<String>>> {
+    let mut call = shared.call(&shared.scripts.enqueue);
+    call.arg(tenant.as_str());
+    for item in items {
+        call.arg(item.id.to_string()).arg(&item.list).arg(&item.message).arg(&item.record);
+        call.arg(&item.unique).arg(item.due);
     }
-    let mut outcomes = vec![None; items.len()];
-    for (tenant, places) in tenants {
-        let mut call = shared.call(&shared.scripts.enqueue);
-        call.arg(tenant.as_str());
-        for item in places.iter().filter_map(|i| items.get(*i)) {
-            call.arg(item.id.to_string()).arg(&item.list).arg(&item.message).arg(&item.record);
-            call.arg(&item.unique).arg(item.due);
-        }
-        let ids: Vec<String> = shared.redis.script(ENQUEUE, &call).await?;
-        for (place, id) in places.into_iter().zip(ids) {
-            if let Some(outcome) = outcomes.get_mut(place) {
-                *outcome = Some(id).filter(|id| !id.is_empty());
-            }
-        }
-    }
-    Ok(outcomes)
+    let ids: Vec<String> = shared.run(ENQUEUE, &call).await?;
+    Ok(ids.into_iter().map(|id| Some(id).filter(|id| !id.is_empty())).collect())
 }
 
 #[async_trait]
@@ -130,7 +124,7 @@ impl TaskQueue for RedisBroker {
         let mut call = shared.call(&shared.scripts.cancel);
         call.arg(tenant.as_str()).arg(id.to_string()).arg(meta_key(&id.to_string()));
         call.arg(result.to_json()).arg(seconds(shared.options.result_ttl));
-        let cancelled = shared.redis.script(OP, &call).await?;
+        let cancelled = shared.run(OP, &call).await?;
         if cancelled {
             self.tell_cancelled(tenant, id).await;
         }

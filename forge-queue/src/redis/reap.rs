@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use forge_core::error::ErrorReport;
 use forge_core::{Result, Slug, TaskId, TenantId};
+use futures::future::join_all;
 
 use super::RedisBroker;
 use super::canvas::{Follow, Op, Place, Stop};
@@ -93,39 +94,40 @@ impl Taken<'_> {
 }
 
 impl RedisBroker {
-    /// Puts tasks back whose leases ran out, with their tries counted, or gives them up.
-    pub(super) async fn reap(&self, expired: Vec<(String, Vec<u8>)>) -> Result<()> {
-        for (tag, value) in expired {
-            let Some((tenant, field)) = parse_tag(&tag) else {
-                tracing::error!("a lease that nobody can read is left; was it written by another program?");
-                continue;
-            };
-            let (message, queue) = match tag.starts_with('k') {
-                true => match parse_unacked(&value) {
-                    Some(parts) => parts,
-                    None => continue,
-                },
-                false => (value.as_slice(), own(&tenant)),
-            };
-            let taken = Taken { tag: &tag, tenant: &tenant, field: &field, queue: &queue, message };
-            match Read::of(&self.shared, &tenant, message) {
-                Err(refused) => self.quarantine(&taken, refused, None).await?,
-                Ok(read) if attempt(&read.envelope) > max_retries(&read.envelope) => {
-                    self.quarantine(&taken, Refused::Lost, Some(&read)).await?;
-                }
-                Ok(read) => {
-                    let tries = attempt(&read.envelope);
-                    let elsewhere = Some(queue.as_str()).filter(|queue| *queue != own(&tenant));
-                    let record = read.sealed.as_ref().map(|_| record(tries, &read.envelope.task, elsewhere));
-                    let list = queue_for(&queue, read.envelope.priority);
-                    let then = Then::Front { list, message: lost(read.envelope).to_bytes() };
-                    self.settlements
-                        .call("queue.lease", taken.settlement(read.id, record.unwrap_or_default(), then))
-                        .await?;
-                }
+    /// Puts tasks back whose leases ran out, with their tries counted, or gives them up. All at once: the leases that were just taken run.
+    pub(super) async fn reap(&self, expired: &[(String, Vec<u8>)]) -> Result<()> {
+        let all = join_all(expired.iter().map(|(tag, value)| self.reap_one(tag, value))).await;
+        all.into_iter().collect()
+    }
+
+    async fn reap_one(&self, tag: &str, value: &[u8]) -> Result<()> {
+        let Some((tenant, field)) = parse_tag(tag) else {
+            tracing::error!("a lease that nobody can read is left; was it written by another program?");
+            return Ok(());
+        };
+        let (message, queue) = match tag.starts_with('k') {
+            true => match parse_unacked(value) {
+                Some(parts) => parts,
+                None => return Ok(()),
+            },
+            false => (value, own(&tenant)),
+        };
+        let taken = Taken { tag, tenant: &tenant, field: &field, queue: &queue, message };
+        match Read::of(&self.shared, &tenant, message) {
+            Err(refused) => self.quarantine(&taken, refused, None).await,
+            Ok(read) if attempt(&read.envelope) > max_retries(&read.envelope) => {
+                self.quarantine(&taken, Refused::Lost, Some(&read)).await
+            }
+            Ok(read) => {
+                let tries = attempt(&read.envelope);
+                let elsewhere = Some(queue.as_str()).filter(|queue| *queue != own(&tenant));
+                let record = read.sealed.as_ref().map(|_| record(tries, &read.envelope.task, elsewhere));
+                let list = queue_for(&queue, read.envelope.priority);
+                let then = Then::Front { list, message: lost(read.envelope).to_bytes() };
+                let settlement = taken.settlement(read.id, record.unwrap_or_default(), then);
+                self.settlements.call("queue.lease", settlement).await.map(|_| ())
             }
         }
-        Ok(())
     }
 
     /// Makes a dead letter of what may not run.

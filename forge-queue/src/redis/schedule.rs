@@ -32,7 +32,7 @@ impl ScheduleStore for RedisBroker {
         let mut call = self.shared.call(&self.shared.scripts.schedule_write);
         call.arg(schedule.tenant.as_str()).arg(schedule.name.as_str()).arg(was.unwrap_or_default());
         call.arg(&schedule.version).arg(&schedule.record).arg(due.map(up).map(|n| n.to_string()).unwrap_or_default());
-        self.shared.redis.script("schedule.write", &call).await
+        self.shared.run("schedule.write", &call).await
     }
 
     async fn remove(&self, tenant: &TenantId, name: &Slug) -> Result<bool> {

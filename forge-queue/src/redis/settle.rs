@@ -1,6 +1,5 @@
 //! How leases end: done, again later, given up.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -8,8 +7,10 @@ use std::time::Duration;
 use forge_core::error::ErrorReport;
 use forge_core::queue::{Lease, Nack};
 use forge_core::{Error, ErrorKind, Result, TaskId, TenantId, Timestamp};
+use futures::FutureExt;
 use serde_json::Value;
 
+use super::batch::grouped;
 use super::canvas::{Follow, Op, Place, Stop};
 use super::held::Held;
 use super::letters::Given;
@@ -79,25 +80,13 @@ impl Settlement {
 }
 
 /// Ends a batch of leases; whether each was still held.
-pub(super) async fn settle(shared: Arc<Shared>, items: Vec<Settlement>) -> Result<Vec<bool>> {
-    let mut groups: BTreeMap<Option<&TenantId>, Vec<usize>> = BTreeMap::new();
-    for (i, item) in items.iter().enumerate() {
-        groups.entry(Some(&item.tenant).filter(|_| item.is_plain())).or_default().push(i);
-    }
-    let mut outcomes = vec![false; items.len()];
-    for (tenant, places) in groups {
-        let some: Vec<&Settlement> = places.iter().filter_map(|i| items.get(*i)).collect();
-        let held = match tenant {
-            Some(tenant) => done(&shared, tenant, &some).await?,
-            None => all_ways(&shared, &some).await?,
-        };
-        for (place, held) in places.into_iter().zip(held) {
-            if let Some(outcome) = outcomes.get_mut(place) {
-                *outcome = held;
-            }
-        }
-    }
-    Ok(outcomes)
+pub(super) async fn settle(shared: Arc<Shared>, items: Vec<Settlement>) -> Vec<Result<bool>> {
+    let settle = |(tenant, plain), some| settle_some(&shared, tenant, plain, some).boxed();
+    grouped(&items, |item| (&item.tenant, item.is_plain()), settle).await
+}
+
+async fn settle_some(shared: &Shared, tenant: &TenantId, plain: bool, items: Vec<&Settlement>) -> Result<Vec<bool>> {
+    if plain { done(shared, tenant, &items).await } else { all_ways(shared, &items).await }
 }
 
 async fn done(shared: &Shared, tenant: &TenantId, items: &[&Settlement]) -> Result<Vec<bool>> {
@@ -107,7 +96,7 @@ async fn done(shared: &Shared, tenant: &TenantId, items: &[&Settlement]) -> Resu
         let result = item.result.as_ref().map(TaskResult::to_json).unwrap_or_default();
         call.arg(&item.tag).arg(&item.field).arg(result);
     }
-    shared.redis.script("queue.settle", &call).await
+    shared.run("queue.settle", &call).await
 }
 
 async fn all_ways(shared: &Shared, items: &[&Settlement]) -> Result<Vec<bool>> {
@@ -157,7 +146,7 @@ async fn some_ways(shared: &Shared, items: &[&Settlement]) -> Result<Vec<bool>> 
             op.write(&mut call, seconds(shared.options.result_ttl));
         }
     }
-    shared.redis.script("queue.settle", &call).await
+    shared.run("queue.settle", &call).await
 }
 
 impl RedisBroker {
@@ -264,11 +253,11 @@ impl RedisBroker {
     }
 
     /// The message of a lease that this process still holds, as far as it knows.
-    fn holding(&self, operation: &'static str, lease: &Lease) -> Result<Arc<Held>> {
+    pub(super) fn holding(&self, operation: &'static str, lease: &Lease) -> Result<Arc<Held>> {
         self.shared
             .held
             .find(lease.fence)
-            .filter(|held| held.tag.contains(lease.tenant.as_str()))
+            .filter(|held| held.tenant == lease.tenant && held.id == lease.id)
             .ok_or_else(|| lost(operation, lease))
     }
 
@@ -311,7 +300,7 @@ impl RedisBroker {
     }
 }
 
-fn lost(operation: &'static str, lease: &Lease) -> Error {
+pub(super) fn lost(operation: &'static str, lease: &Lease) -> Error {
     let why = "the task is with another worker, finished or cancelled";
     Error::new(ErrorKind::LeaseLost, operation, why).with("task", lease.id.to_string())
 }

@@ -38,6 +38,11 @@ pub(crate) fn turned_away(e: &RedisError) -> bool {
     told(e).is_some_and(|told| is_of_the_server(&told))
 }
 
+/// Whether the server was restarted, or is another, and does not know a script yet.
+pub(crate) fn is_unknown_script(e: &RedisError) -> bool {
+    told(e).is_some_and(|told| code(&told) == "NOSCRIPT")
+}
+
 const REFUSED: &str = "redis does not accept the user or the password";
 
 fn of_server(told: &ServerError) -> (ErrorKind, &'static str) {

@@ -10,6 +10,7 @@ mod tls;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use forge_core::secret::Secrets;
 use forge_core::{Clock, Error, ErrorKind, Result};
@@ -87,6 +88,40 @@ impl Redis {
     /// As [`query`](Self::query).
     pub async fn script<T: FromRedisValue>(&self, operation: &'static str, script: &ScriptInvocation<'_>) -> Result<T> {
         self.once(operation, async |c| script.invoke_async(c).await).await
+    }
+
+    /// Runs a script once and waits on its connection until so many replicas have what it wrote (`WAIT`); other calls on that connection
+    /// wait as well. The time is to be shorter than the configured `timeout`.
+    ///
+    /// # Errors
+    /// As [`query`](Self::query). `Unavailable` with `replicas` in its context if too few had it in time: it was written here, and is lost
+    /// if one of the others becomes the master.
+    pub async fn replicated_script<T: FromRedisValue>(
+        &self,
+        operation: &'static str,
+        script: &ScriptInvocation<'_>,
+        (replicas, at_most): (usize, Duration),
+    ) -> Result<T> {
+        let mut both = Pipeline::new();
+        both.invoke_script(script).cmd("WAIT").arg(replicas);
+        // 0 would be for ever
+        both.arg(u64::try_from(at_most.as_millis()).unwrap_or(u64::MAX).max(1));
+        let (answer, have): (T, usize) = self
+            .once(operation, async |c| match both.query_async(c).await {
+                Err(e) if error::is_unknown_script(&e) => {
+                    script.load_async(c).await?;
+                    both.query_async(c).await
+                }
+                answer => answer,
+            })
+            .await?;
+        if have < replicas {
+            let e = "redis wrote it, but too few replicas have it yet: a failover may lose it";
+            return Err(Error::new(ErrorKind::Unavailable, operation, e)
+                .with_adapter("redis")
+                .with("replicas", have.to_string()));
+        }
+        Ok(answer)
     }
 
     /// Runs commands in one go; an atomic pipeline is a transaction.
@@ -216,8 +251,6 @@ impl fmt::Debug for Redis {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use forge_core::SystemClock;
     use forge_testkit::servers::RedisServer;
 

@@ -4,6 +4,7 @@
 -- Gives 0; -1 for a lease that is lost, -2 for another tenant's chord; 1, the parts and their structure or '' where the body is to be sent.
 local tag, tenant, base, member, part, place = unpack(ARGV, 2, 7)
 local stays, claim = ARGV[8], ARGV[10]
+though_full()
 local function of_chord(what) return P .. base .. what end
 if not redis.call('ZSCORE', LEASES, tag) then return { -1 } end
 local owner = P .. 'forge:chord:' .. base

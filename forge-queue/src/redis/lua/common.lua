@@ -8,6 +8,10 @@ end
 local READY, VTIME, BLOCKED, DUE = P .. 'forge:ready', P .. 'forge:vtime', P .. 'forge:blocked', P .. 'forge:due'
 local LEASES, HELD, UNACKED, INDEX = P .. 'forge:leases', P .. 'forge:held', P .. 'unacked', P .. 'unacked_index'
 
+-- before what must go on where no memory is left, or nothing would ever be freed: Redis refuses the first write of a script, and none after
+-- one that it did not refuse
+local function though_full() redis.call('DEL', P .. 'forge:none') end
+
 local function of(tenant, what) return P .. 'forge:' .. tenant .. ':' .. what end
 
 -- gives a tenant its turn: not before the queue's virtual time, so that who was idle has no credit

@@ -1,4 +1,5 @@
 -- ARGV: now, then of each lease: tag, its length in ms. Gives the time until which it is held, 0 for one that is lost.
+though_full()
 local times = {}
 for i = 2, #ARGV, 2 do
   local tag, held = ARGV[i], 0

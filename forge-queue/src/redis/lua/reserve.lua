@@ -5,6 +5,7 @@
 -- Gives now, ms until something is due or -1, expired leases (tag, message), the number of this call, what was taken (of each list: tenant,
 -- queue, how many were taken before, messages, which of them, from 1, are not open, and 1 where kombu has the lease), and the tenants that
 -- have nothing more.
+though_full()
 local most, lease, who = tonumber(ARGV[2]), tonumber(ARGV[3]), ':' .. ARGV[4]
 local STEPS = { '', '\6\0223', '\6\0226', '\6\0229' }
 local queues, shared, at = {}, {}, 6
@@ -69,7 +70,12 @@ end
 local chunks, drained, runs = {}, {}, {}
 local held, unacked, index, deadlines = {}, {}, {}, {}
 local taken = 0
-local call = redis.call('INCR', P .. 'forge:fence')
+-- the number of a call is a fence: it goes by the time as well, so that it rises also after a failover or a crash that lost the last ones;
+-- its remainder by eight counts the calls
+local last = tonumber(redis.call('GET', P .. 'forge:fence') or 0)
+local call = math.max(last + 1, now * 8 + (last + 1) % 8)
+local call_text = string.format('%.0f', call)
+redis.call('SET', P .. 'forge:fence', call_text)
 local vtime = tonumber(redis.call('GET', P .. 'forge:v') or 0)
 local quantum = 1
 if redis.call('ZCARD', READY) == 1 then quantum = most elseif most >= 16 then quantum = 8 end
@@ -90,7 +96,7 @@ local function record(tenant, queue, messages)
   local kind = shared[queue] and 'k:' or 'f:'
   local run = runs[tenant] or {}
   runs[tenant] = run
-  local first, rest = kind .. call .. '.', ':' .. tenant .. ':'
+  local first, rest = kind .. call_text .. '.', ':' .. tenant .. ':'
   local ids = {}
   for i, message in ipairs(messages) do
     -- a message of Forge's begins with its id; see FORGE_PREFIX

@@ -27,9 +27,18 @@ impl Cluster {
     /// # Panics
     /// If `redis-cli` cannot make it.
     pub fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// Starts it with options of each node, such as `appendonly`.
+    ///
+    /// # Panics
+    /// As [`start`](Self::start).
+    pub fn start_with(args: &[(&str, &str)]) -> Self {
         let node = || {
             let builder = RedisServer::builder().port(port_with_bus());
-            builder.arg("cluster-enabled", "yes").arg("cluster-node-timeout", "1000").start()
+            let builder = builder.arg("cluster-enabled", "yes").arg("cluster-node-timeout", "1000");
+            args.iter().fold(builder, |builder, (key, value)| builder.arg(key, value)).start()
         };
         let nodes: Vec<RedisServer> = (0..3).map(|_| node()).collect();
         let mut create = Command::new("timeout");

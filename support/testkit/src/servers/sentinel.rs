@@ -164,11 +164,16 @@ impl Sentinels {
     }
 
     /// Has the last sentinel change the master, with everything well; the number of the old one.
+    ///
+    /// # Panics
+    /// With the sentinel's log, if it does not begin within 30 seconds.
     pub fn fail_over(&self) -> usize {
         let master = self.master();
-        let (port, _) = self.sentinels.last().expect("there are three");
-        let said = redis_cli(*port, None, &["SENTINEL", "FAILOVER", NAME]);
-        assert_eq!(said.trim(), "OK");
+        let (port, process) = self.sentinels.last().expect("there are three");
+        // one that was just told of a new master has not looked at its replicas yet
+        until("a replica to promote", process, || {
+            redis_cli(*port, None, &["SENTINEL", "FAILOVER", NAME]).trim() == "OK"
+        });
         master
     }
 
