@@ -124,8 +124,7 @@ async fn serve(broker: RedisBroker, ledger: Arc<File>, stop: CancellationToken) 
         if running.len() == AT_ONCE {
             running.join_next().await.unwrap().unwrap();
         }
-        let request =
-            LeaseRequest::new(TENANTS.map(name_of).into(), AT_ONCE - running.len(), VISIBILITY);
+        let request = LeaseRequest::new(TENANTS.map(name_of).into(), AT_ONCE - running.len(), VISIBILITY);
         match broker.lease(&request).await {
             Ok(leases) if leases.is_empty() => tokio::select! {
                 () = broker.wait(Duration::from_millis(300)) => {}
