@@ -124,6 +124,10 @@ impl Ledger {
             }
             Err(e) => return self.wrong.push(format!("task {number}: {e}")),
         };
+        if accepted && matches!(state, TaskState::Ready | TaskState::Leased) {
+            // the queue is empty: only its record is left
+            self.lost += 1;
+        }
         let expected = match sent.work.kind {
             Kind::Doomed => matches!(state, TaskState::Dead { .. }),
             Kind::Good | Kind::Flaky => matches!(state, TaskState::Succeeded { .. }),
