@@ -195,7 +195,15 @@ fn fail_over(sentinels: &mut Sentinels, fault: Fault) {
         Fault::StopMaster => sentinels.pause_master(),
         _ => sentinels.fail_over(),
     };
-    sentinels.wait_for_failover(old);
+    if fault == Fault::PlannedFailover {
+        // another sentinel may undo it; then it is given up after five seconds
+        let began = std::time::Instant::now();
+        while sentinels.master() == old && began.elapsed() < Duration::from_secs(8) {
+            pause(20);
+        }
+    } else {
+        sentinels.wait_for_failover(old);
+    }
     match fault {
         Fault::KillMaster => sentinels.server(old).restart(),
         Fault::StopMaster => sentinels.servers()[old].process().unwrap().resume(),
