@@ -20,7 +20,8 @@
 //! | `forge:schedules` | schedules by the time at which they are looked at |
 //!
 //! Every change is one script, so a worker that dies between two lines loses nothing: a message is in a list, in a lease, in the delayed
-//! set or among the dead letters, and never in two of them.
+//! set or among the dead letters, and never in two of them. What was answered outlives a crash of the server as far as its `appendfsync`
+//! goes, and a failover if [`Options::replicas`] asks for it. A server that is out of memory refuses tasks and lets those that wait be done.
 
 mod batch;
 mod canvas;
@@ -215,7 +216,7 @@ impl Shared {
         call
     }
 
-    /// Runs a script whose answer is a promise.
+    /// Runs a script whose answer is a promise, as far as the options say.
     async fn run<T: FromRedisValue>(&self, operation: &'static str, call: &ScriptInvocation<'_>) -> Result<T> {
         match self.options.replicas {
             None => self.redis.script(operation, call).await,

@@ -72,9 +72,10 @@ async fn a_key_that_is_not_as_it_should_be_is_its_own_tenants_matter() {
     let broker = Place::at(server.url()).broker();
     server.cli(&["SET", "{t}:forge:acme:open", "not a hash"]);
     let tenants = ["acme", "globex", "acme", "umbrella", "globex"];
+    let contexts = tenants.map(ctx);
     for _ in 0..3 {
         // one batch holds all of them
-        let tasks = tenants.map(|t| broker.enqueue(Box::leak(Box::new(ctx(t))), NewTask::new(name(), json!(t))));
+        let tasks = contexts.iter().map(|ctx| broker.enqueue(ctx, NewTask::new(name(), json!(1))));
         for (tenant, outcome) in tenants.iter().zip(futures::future::join_all(tasks).await) {
             match *tenant {
                 "acme" => assert_eq!(outcome.unwrap_err().kind(), ErrorKind::Corrupt),

@@ -41,13 +41,17 @@ pub(crate) struct Ledger {
     pub(crate) runs: usize,
     pub(crate) unknown: usize,
     pub(crate) appeared: usize,
+    /// Of those, taken by a worker and then gone with a master that no replica had heard it from.
+    pub(crate) gone: usize,
+    /// Whether a failover may take what was not answered.
+    forgets: bool,
     /// What must not be.
     pub(crate) wrong: Vec<String>,
 }
 
 impl Ledger {
-    pub(crate) async fn of(sent: &[Sent], notes: &Path, broker: &RedisBroker) -> Self {
-        let mut ledger = Self::default();
+    pub(crate) async fn of(sent: &[Sent], notes: &Path, broker: &RedisBroker, forgets: bool) -> Self {
+        let mut ledger = Self { forgets, ..Self::default() };
         let tries = read(notes);
         let numbers: BTreeMap<u64, &Sent> = sent.iter().map(|s| (s.work.number, s)).collect();
         let mut seen: BTreeMap<u64, BTreeSet<TaskId>> = BTreeMap::new();
@@ -115,6 +119,7 @@ impl Ledger {
     /// What the queue says of it in the end.
     async fn ended(&mut self, sent: &Sent, id: TaskId, tries: &BTreeMap<u64, Try>, broker: &RedisBroker) {
         let (number, accepted) = (sent.work.number, sent.id.is_some());
+        let acked = tries.iter().find(|(_, t)| t.outcomes.contains("acked")).map(|(fence, _)| json!(fence));
         let state = match broker.status(&ctx(&sent.work.tenant), id).await {
             Ok(status) => status.state,
             Err(e) if e.kind() == ErrorKind::NotFound && accepted => {
@@ -122,8 +127,13 @@ impl Ledger {
                 self.wrong.push(format!("task {number} ({id}) is lost; tries: {}", tries.len()));
                 return;
             }
+            Err(e) if e.kind() == ErrorKind::NotFound && self.forgets && acked.is_none() => return self.gone += 1,
             Err(e) => return self.wrong.push(format!("task {number}: {e}")),
         };
+        if accepted && matches!(state, TaskState::Ready | TaskState::Leased) {
+            // the queue is empty: only its record is left
+            self.lost += 1;
+        }
         let expected = match sent.work.kind {
             Kind::Doomed => matches!(state, TaskState::Dead { .. }),
             Kind::Good | Kind::Flaky => matches!(state, TaskState::Succeeded { .. }),
@@ -133,7 +143,6 @@ impl Ledger {
             self.wrong.push(format!("task {number} ({:?}, {attempts:?}) ended as {state:?}", sent.work.kind));
         }
         if let TaskState::Succeeded { result } = &state {
-            let acked = tries.iter().find(|(_, t)| t.outcomes.contains("acked")).map(|(fence, _)| json!(fence));
             if acked.is_some_and(|acked| acked != *result) {
                 self.wrong.push(format!("task {number}: its result is not the one that was acknowledged"));
             }
@@ -152,7 +161,21 @@ impl Ledger {
     }
 
     pub(crate) fn add(&mut self, other: Self) {
-        let Self { accepted, done, dead, lost, cut_off, lease_lost, not_known, runs, unknown, appeared, wrong } = other;
+        let Self {
+            accepted,
+            done,
+            dead,
+            lost,
+            cut_off,
+            lease_lost,
+            not_known,
+            runs,
+            unknown,
+            appeared,
+            gone,
+            forgets: _,
+            wrong,
+        } = other;
         self.accepted += accepted;
         self.done += done;
         self.dead += dead;
@@ -163,6 +186,7 @@ impl Ledger {
         self.runs = self.runs.max(runs);
         self.unknown += unknown;
         self.appeared += appeared;
+        self.gone += gone;
         self.wrong.extend(wrong);
     }
 }
@@ -171,7 +195,7 @@ impl fmt::Display for Ledger {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "accepted {}, done {}, dead {}, lost {}, duplicates {} (cut off {}, lease lost {}, outcome unknown {}), most runs of one task {}, unknown enqueues {} of which {} appeared",
+            "accepted {}, done {}, dead {}, lost {}, duplicates {} (cut off {}, lease lost {}, outcome unknown {}), most runs of one task {}, unknown enqueues {} of which {} appeared and {} were gone again",
             self.accepted,
             self.done,
             self.dead,
@@ -182,7 +206,8 @@ impl fmt::Display for Ledger {
             self.not_known,
             self.runs,
             self.unknown,
-            self.appeared
+            self.appeared,
+            self.gone
         )
     }
 }

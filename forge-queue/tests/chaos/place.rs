@@ -57,7 +57,7 @@ pub(crate) fn name() -> Slug {
 
 /// What a tenant's tasks are called.
 pub(crate) fn name_of(tenant: &str) -> Slug {
-    Slug::parse(&format!("work.{tenant}")).unwrap()
+    Slug::parse(format!("work.{tenant}")).unwrap()
 }
 
 /// Looks until it is so.

@@ -71,7 +71,7 @@ impl Round {
         tokio::task::spawn_blocking(move || crew.workers.into_iter().for_each(crate::worker::Worker::end))
             .await
             .unwrap();
-        let mut ledger = Ledger::of(&sent, &notes, &broker).await;
+        let mut ledger = Ledger::of(&sent, &notes, &broker, place.replicas.is_some()).await;
         ledger.wrong.extend(left(&place).await);
         drop(ground);
         (ledger, what)
