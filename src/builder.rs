@@ -25,6 +25,7 @@ use serde_json::Value;
 
 use crate::embedded::{self, Stores};
 use crate::forge::Parts;
+use crate::tasks::{Asked, Embed, EmbedDocument, ExecuteStage, LlamaIndexTool, Stages, stages_of};
 use crate::{BuildError, Config, Forge};
 
 /// Policies and their data; see [`forge_policy::Sources`].
@@ -38,6 +39,7 @@ pub struct ForgeBuilder {
     tools: ToolSet,
     workflows: Vec<Workflow>,
     handlers: Vec<(String, Arc<dyn TaskHandler>)>,
+    asked: Vec<Asked>,
     directory: Directory,
     principals: Option<Arc<dyn PrincipalResolver>>,
     secrets: Secrets,
@@ -60,6 +62,7 @@ impl ForgeBuilder {
             tools: ToolSet::new(),
             workflows: Vec::new(),
             handlers: Vec::new(),
+            asked: Vec::new(),
             directory: Directory::default(),
             principals: None,
             secrets: Secrets::standard(),
@@ -118,6 +121,12 @@ impl ForgeBuilder {
     pub fn probed_tool(mut self, tool: impl Probe) -> Self {
         self.tools = self.tools.probed(tool);
         self
+    }
+
+    /// Adds a tool of LlamaIndex that a Python worker has; see [`LlamaIndexTool`].
+    pub fn llamaindex_tool(mut self, tool: LlamaIndexTool) -> Self {
+        self.asked.push(tool.asked());
+        self.tool(tool)
     }
 
     /// Adds tools.
@@ -279,7 +288,13 @@ impl ForgeBuilder {
             secrets: self.secrets,
             clock: clock.clone(),
         };
+        let queue = Guarded::new(store.queue.clone(), guard.clone());
+        for asked in self.asked {
+            asked.connect(Arc::new(queue.clone()), clock.clone());
+        }
         let tools = Tools::seal(guard.clone(), env, self.tools).map_err(BuildError::new)?;
+        let mut workflows = self.workflows;
+        workflows.extend(stages_of(&workflows));
         let engine = Engine::new(
             EngineParts {
                 journal: store.journal.clone(),
@@ -298,7 +313,7 @@ impl ForgeBuilder {
                 limits: self.config.workflow,
                 observer: self.observer,
             },
-            self.workflows,
+            workflows,
         );
         let engine = engine.map_err(BuildError::new)?;
         let mut worker = Worker::new(WorkerParts {
@@ -312,6 +327,16 @@ impl ForgeBuilder {
             visibility: self.config.queue.visibility_timeout,
         })
         .steps(engine.clone());
+        let embed = Embed {
+            guard: guard.clone(),
+            blobs: Arc::new(blobs.clone()),
+            key_values: Arc::new(key_values.clone()),
+            memory: memory.clone(),
+            keyring: store.keyring.clone(),
+        };
+        let stages = Stages { engine: engine.clone(), redactor: store.redactor.clone() };
+        worker = worker.handler(&Slug::parse(EmbedDocument::NAME)?, Arc::new(embed));
+        worker = worker.handler(&Slug::parse(ExecuteStage::NAME)?, Arc::new(stages));
         for (name, handler) in handlers {
             worker = worker.handler(&name, handler);
         }
@@ -333,14 +358,14 @@ impl ForgeBuilder {
         ];
         Ok(Forge::new(Parts {
             clock,
-            guard: guard.clone(),
+            guard,
             tools,
             engine,
             worker,
             serving: std::sync::Mutex::new(Some(serving)),
             models,
             preferences,
-            queue: Guarded::new(store.queue, guard),
+            queue,
             key_values,
             blobs,
             memory,

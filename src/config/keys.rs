@@ -124,6 +124,8 @@ pub(super) static KEYS: LazyLock<Vec<Key>> = LazyLock::new(|| {
             .unset("none is served", "\"celery=acme/mailer/service\""),
         Key::new("queue.redis.routes", |c| &mut redis(c).routes, "Tasks that go to such a queue instead of the tenant's own: task=queue, with commas between.")
             .unset("there are none", "\"mail.send=celery\""),
+        Key::new("queue.redis.leave", |c| &mut redis(c).leave, "Queues of `bind` that Python serves: tasks are sent there and none is taken, with commas between.")
+            .unset("all are served", "\"celery\""),
         Key::new("workflow.running", |c| &mut c.workflow.running, "Running time of one run; time in which it is parked does not count.")
             .within(SECOND, 366 * DAY),
         Key::new("workflow.lease", |c| &mut c.workflow.lease, "How long a host that stopped answering keeps a run.").within(SECOND, DAY),

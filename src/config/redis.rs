@@ -29,6 +29,8 @@ pub struct RedisQueueConfig {
     pub bind: String,
     /// Tasks that go to such a queue: `mail.send=celery`.
     pub routes: String,
+    /// Queues among them that are sent to and not served, because a Python worker serves them: `tools, reports`.
+    pub leave: String,
 }
 
 impl Default for RedisQueueConfig {
@@ -43,6 +45,7 @@ impl Default for RedisQueueConfig {
             dead_letter_ttl: Duration::from_secs(30 * 24 * 3600),
             bind: String::new(),
             routes: String::new(),
+            leave: String::new(),
         }
     }
 }
@@ -89,9 +92,17 @@ impl RedisQueueConfig {
             .collect()
     }
 
+    /// The bound queues that others serve.
+    pub fn left(&self) -> impl Iterator<Item = &str> {
+        self.leave.split(',').map(str::trim).filter(|queue| !queue.is_empty())
+    }
+
     pub(super) fn check(&self) -> Result<()> {
-        self.bindings()?;
+        let bound = self.bindings()?;
         self.task_routes()?;
+        if self.left().any(|queue| bound.iter().all(|(name, _)| name != queue)) {
+            return Err(wrong("leave", "expected names of `bind`, with commas between"));
+        }
         #[cfg(feature = "queue-redis")]
         self.connection()?;
         Ok(())
@@ -128,6 +139,9 @@ impl RedisQueueConfig {
         }
         for (task, queue) in self.task_routes()? {
             broker = broker.route(&task, &queue)?;
+        }
+        for queue in self.left() {
+            broker = broker.leave(queue)?;
         }
         Ok(broker)
     }
