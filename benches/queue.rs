@@ -8,7 +8,12 @@
 //! leases, opens the seal, asks the policy, runs a handler that does nothing, audits, keeps the result), `broker` (lease and acknowledge alone),
 //! `latency` (20 tasks a second, from the call of enqueue to the handler in a host).
 
-#![allow(clippy::print_stdout, clippy::unwrap_used, clippy::cast_precision_loss, reason = "a program that prints a line")]
+#![allow(
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    clippy::cast_precision_loss,
+    reason = "a program that prints a line"
+)]
 
 use std::path::Path;
 use std::sync::Arc;

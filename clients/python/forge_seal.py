@@ -154,7 +154,7 @@ def apply_async(
 
 
 def stamp(canvas: Any, principal: Acting, queues: Iterable[str], *, key: Key = None, lifetime: float = LIFETIME) -> Any:
-    """Stamps a chain, group, chord or signature so that each of its tasks carries a seal for these queues, and returns it.
+    """A copy of a chain, group, chord or signature of which each task carries a seal for these queues; what is stamped already is not again.
 
     Send it with ``stamp(canvas, …).apply_async()``. The seals cover the root of the tree, which is chosen here, the queue and the context, but
     no body: whoever can read one of the messages can put another task into the same tree. Forge takes them only from a queue that is
@@ -168,7 +168,9 @@ def stamp(canvas: Any, principal: Acting, queues: Iterable[str], *, key: Key = N
         f"{HEADER}:{queue}": json.dumps(_sealed(context, _bound(f"root:{root}", "*", queue, b""), secret, now, until))
         for queue in queues
     }
-    canvas.stamp(**stamps)
+    canvas = canvas.clone()
+    # without a visitor the body of a chord gets no stamps
+    canvas.stamp(_visitor(stamps))
     canvas.options["root_id"] = root
     return canvas
 
@@ -287,6 +289,16 @@ def _on_received(request: Any, **_: Any) -> None:
     body = request.body
     text = body.encode() if isinstance(body, str) else bytes(body)
     request.request_dict[_BODY] = _HERE + hashlib.sha256(text).hexdigest()
+
+
+def _visitor(stamps: dict[str, str]) -> Any:
+    from celery.canvas import StampingVisitor
+
+    class Visitor(StampingVisitor):
+        def on_signature(self, sig: Any, **headers: Any) -> dict[str, Any]:
+            return dict(stamps)
+
+    return Visitor()
 
 
 def _context(principal: Acting) -> Context:

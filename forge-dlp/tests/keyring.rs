@@ -7,8 +7,8 @@ use std::sync::Arc;
 use forge_core::keyring::{Keyring, Seal};
 use forge_core::secret::Secret;
 use forge_core::{
-    CaseId, Digest, ErrorKind, ExecutionContext, Principal, RequestId, SealedContext, SealedFor, SecurityLevel, SessionId,
-    Slug, TenantId, UserId,
+    CaseId, Digest, ErrorKind, ExecutionContext, Principal, RequestId, SealedContext, SealedFor, SecurityLevel,
+    SessionId, Slug, TenantId, UserId,
 };
 use forge_dlp::FileKeyring;
 

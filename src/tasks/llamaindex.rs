@@ -147,6 +147,9 @@ impl LlamaIndexTool {
 
 impl fmt::Debug for LlamaIndexTool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("LlamaIndexTool").field("name", &self.spec.name()).field("remote", &self.remote).finish_non_exhaustive()
+        f.debug_struct("LlamaIndexTool")
+            .field("name", &self.spec.name())
+            .field("remote", &self.remote)
+            .finish_non_exhaustive()
     }
 }

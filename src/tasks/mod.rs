@@ -13,8 +13,8 @@ mod embed;
 mod llamaindex;
 mod stage;
 
-pub use embed::EmbedDocument;
 pub(crate) use embed::Embed;
+pub use embed::EmbedDocument;
 pub(crate) use llamaindex::Asked;
 pub use llamaindex::LlamaIndexTool;
 pub use stage::ExecuteStage;

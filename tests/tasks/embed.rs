@@ -22,7 +22,8 @@ async fn host(dir: &Path) -> Forge {
 
 /// Sections, each of which is a passage.
 fn text(sections: &[&str]) -> String {
-    let section = |s: &&str| format!("The {s} clause says what {s} means. {}\n\n", format!("It is about {s}. ").repeat(60));
+    let section =
+        |s: &&str| format!("The {s} clause says what {s} means. {}\n\n", format!("It is about {s}. ").repeat(60));
     sections.iter().map(section).collect()
 }
 
@@ -50,7 +51,8 @@ async fn a_document_is_recalled_by_its_tenant_and_delivered_again_adds_nothing()
     assert!(hits.iter().all(|h| h.title == "NDA" && h.tags.contains("public") && !h.id.contains("nda")));
 
     // a new version leaves what stayed as it was, and nothing of the old one
-    let mut second = EmbedDocument::text("nda-7", slug("documents"), text(&["indemnity", "survival"])).with_title("NDA");
+    let mut second =
+        EmbedDocument::text("nda-7", slug("documents"), text(&["indemnity", "survival"])).with_title("NDA");
     (second.tags, second.owner) = (first.tags.clone(), first.owner.clone());
     let answer = embed(&second).await;
     assert!(answer["removed"].as_u64() > Some(0) && answer["added"].as_u64() < answer["passages"].as_u64(), "{answer}");

@@ -3,10 +3,10 @@
 use std::path::Path;
 use std::time::Duration;
 
+use forge::RedisQueueConfig;
 use forge::core::usage::UsageQuery;
 use forge::prelude::*;
 use forge::tasks::LlamaIndexTool;
-use forge::RedisQueueConfig;
 use forge_testkit::servers::{Celery, Process, RedisServer};
 use serde_json::{Value, json};
 

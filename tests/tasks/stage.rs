@@ -21,7 +21,9 @@ fn employee(name: &str) -> Principal {
 async fn summary(cx: StepContext) -> Result<Value> {
     let (matter, notes): (String, Value) = (cx.outputs().input()?, cx.outputs().get("notes")?);
     let ctx = cx.ctx();
-    Ok(json!({ "matter": matter, "notes": notes, "employee": ctx.employee(), "for": ctx.on_behalf_of(), "flags": ctx.compliance_flags() }))
+    Ok(
+        json!({ "matter": matter, "notes": notes, "employee": ctx.employee(), "for": ctx.on_behalf_of(), "flags": ctx.compliance_flags() }),
+    )
 }
 
 fn review() -> Workflow {
@@ -34,9 +36,9 @@ fn review() -> Workflow {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stage_runs_as_its_employee_with_what_it_is_handed() {
     let lookup = mock_tool("lookup").returning(|ctx, _| Ok(json!(ctx.employee()).into()));
-    let host = Forge::for_tests().tool(lookup).with(|h| {
-        h.workflow(review()).employee(employee("desk_001")).employee(employee("lawyer_001"))
-    });
+    let host = Forge::for_tests()
+        .tool(lookup)
+        .with(|h| h.workflow(review()).employee(employee("desk_001")).employee(employee("lawyer_001")));
     let forge = host.build().await.unwrap();
     let ctx = ana(&forge);
     let task = ExecuteStage::new(slug("review"), slug("opinion"), json!("Acme ./. Globex"));
@@ -70,7 +72,11 @@ async fn what_always_fails_is_tried_six_times() {
     let task = ExecuteStage::new(slug("one"), slug("only"), json!(null)).task().unwrap();
     let status = ended(&forge, &ctx, task, under(&forge)).await;
     assert!(matches!(&status.state, TaskState::Dead { report } if report.kind == ErrorKind::Unavailable), "{status:?}");
-    assert_eq!((status.attempts, calls.load(Ordering::SeqCst)), (1, 6), "5 retries after the first try, by the journal alone");
+    assert_eq!(
+        (status.attempts, calls.load(Ordering::SeqCst)),
+        (1, 6),
+        "5 retries after the first try, by the journal alone"
+    );
 }
 
 /// A host whose second step waits to be let go.

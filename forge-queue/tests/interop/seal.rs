@@ -10,7 +10,9 @@ use forge_core::metrics::NoMetrics;
 use forge_core::queue::{Lease, NewTask, TaskHandler, TaskQueue, TaskState};
 use forge_core::secret::Secret;
 use forge_core::testing::fake_guard;
-use forge_core::{CaseId, ExecutionContext, Principal, RequestId, Result, SecurityLevel, SessionId, Slug, SystemClock, UserId};
+use forge_core::{
+    CaseId, ExecutionContext, Principal, RequestId, Result, SecurityLevel, SessionId, Slug, SystemClock, UserId,
+};
 use forge_dlp::FileKeyring;
 use forge_queue::celery::{Embed, Envelope, Limits};
 use forge_queue::dead::{DeadLetter, DeadLetters, LetterFilter};
