@@ -28,7 +28,6 @@ One file for Python 3.9 and later; it needs nothing but the standard library, an
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import hmac
 import json
@@ -340,7 +339,7 @@ def _key(key: Key) -> bytes:
     if isinstance(value, str):
         try:
             value = base64.b64decode(value.strip(), validate=True)
-        except binascii.Error:
+        except ValueError:
             value = b""
     if len(value) != 32:
         raise SealError("the key must be 32 bytes, or their base64")

@@ -8,7 +8,6 @@ use std::fmt;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use forge_core::blob::{BlobRef, BlobStore};
 use forge_core::guard::{Access, Guard};
 use forge_core::keyring::Keyring;
@@ -229,7 +228,7 @@ impl Embed {
         ids: &BTreeSet<String>,
         mode: PutMode,
     ) -> Result<u64> {
-        let value = Bytes::from(super::written(OP, ids)?.to_string());
+        let value = super::written(OP, ids)?.to_string().into_bytes().into();
         let kept = self.key_values.put(ctx, namespace, key, value, PutOptions::default().with_mode(mode)).await;
         kept.map_err(|e| match e.kind() {
             // another version of it is being remembered: whoever is last is what stays, whole

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use forge::RedisQueueConfig;
-use forge::core::usage::UsageQuery;
+use forge::core::usage::{Resource, UsageQuery};
 use forge::prelude::*;
 use forge::tasks::LlamaIndexTool;
 use forge_testkit::servers::{Celery, Process, RedisServer};
@@ -84,7 +84,7 @@ async fn a_function_tool_is_decided_metered_and_answered_like_any_other() {
 
     let used = scope.usage(ctx.tenant(), &UsageQuery::default(), 100).await.unwrap();
     let calls = |name: &str| {
-        let of = used.iter().filter(|e| e.resource.to_string().contains(name));
+        let of = used.iter().filter(|e| e.resource == Resource::Tool(name.to_owned()));
         of.map(|e| e.quantity.tool_calls).sum::<u64>()
     };
     assert_eq!((calls("weather"), calls("nowhere"), calls("whoami"), calls("forbidden")), (1, 1, 1, 0));

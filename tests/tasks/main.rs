@@ -8,7 +8,7 @@ mod stage;
 use std::time::Duration;
 
 use forge::core::queue::{NewTask, TaskState, TaskStatus};
-use forge::core::{Slug, TaskId};
+use forge::core::{CaseId, Slug, TaskId};
 use forge::prelude::*;
 use forge::testing::TestForge;
 
@@ -18,7 +18,8 @@ fn slug(name: &str) -> Slug {
 
 fn ana(forge: &Forge) -> ExecutionContext {
     let ana = Principal::employee("acme", "ana", "analyst").unwrap();
-    forge.context(ana.with_compliance_flag(slug("gdpr")).with_compliance_flag(slug("hipaa")))
+    let ctx = forge.context(ana.with_compliance_flag(slug("gdpr")).with_compliance_flag(slug("hipaa")));
+    ctx.with_case(CaseId::parse("Case-7").unwrap())
 }
 
 /// Queues a task and waits for its end; `pass` lets time pass.

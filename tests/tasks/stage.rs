@@ -28,7 +28,12 @@ async fn summary(cx: StepContext) -> Result<Value> {
 
 fn review() -> Workflow {
     let notes = step("notes", async |_: StepContext| Ok(json!("a note")));
+    let who = step("who", async |cx: StepContext| {
+        let ctx = cx.ctx();
+        Ok(json!([ctx.tenant(), ctx.employee(), ctx.role(), ctx.compliance_flags(), ctx.request_id(), ctx.case_id()]))
+    });
     Workflow::new("review", 1)
+        .stage(stage("self").steps([who]))
         .stage(stage("intake").as_employee("desk_001").steps([notes]))
         .stage(stage("opinion").as_employee("lawyer_001").steps([step("summary", summary), queued("lookup")]))
 }
@@ -49,6 +54,11 @@ async fn a_stage_runs_as_its_employee_with_what_it_is_handed() {
     let summary = &answer["outputs"]["summary"];
     assert_eq!((&summary["employee"], &summary["for"]), (&json!("lawyer_001"), &json!("ana")));
     assert_eq!(summary["matter"], "Acme ./. Globex");
+
+    let own = ExecuteStage::new(slug("review"), slug("self"), json!(null)).task().unwrap();
+    let answer = result(ended(&forge, &ctx, own, under(&forge)).await);
+    let expected = json!(["acme", "ana", "analyst", ["gdpr", "hipaa"], ctx.request_id(), ctx.case_id()]);
+    assert_eq!(answer["outputs"]["who"], expected, "without an employee it runs as whoever queued it");
 
     let without = ExecuteStage::new(slug("review"), slug("opinion"), json!("x")).task().unwrap();
     let state = ended(&forge, &ctx, without, under(&forge)).await.state;

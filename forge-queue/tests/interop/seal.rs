@@ -125,6 +125,27 @@ golden = GOLDEN["task"] | {"body": GOLDEN["task"]["body"].encode()}
 principal = forge_seal.Principal(**GOLDEN["principal"])
 times = {name: forge_seal._parse(GOLDEN[name]) for name in ("issued", "not_after")}
 seen["golden"] = forge_seal.seal(forge_seal.Context(principal, **GOLDEN["context"]), **golden, **times) == GOLDEN["sealed"]
+forged = GOLDEN["sealed"] | {"header": GOLDEN["sealed"]["header"].replace("acme", "globex")}
+def opens(sealed=GOLDEN["sealed"], **change):
+    try:
+        return forge_seal.open_sealed(sealed, **({"now": times["issued"]} | golden | change)).principal == principal
+    except forge_seal.SealError:
+        return False
+changes = [{"body": b"x"}, {"queue": "rsq"}, {"name": "x"}, {"task_id": "x"}, {"now": times["not_after"]}, {"key": bytes(32)}]
+seen["opens"] = [opens(), opens(forged), *(opens(**c) for c in changes)]
+fine, refused = {"tenant": "acme", "employee": "ana", "role": "analyst"}, 0
+wrong = [{"tenant": "Acme"}, {"tenant": "acme\n"}, {"employee": "a..b"}, {"employee": "system.x"}, {"role": ""}, {"user": "a b"}]
+for bad in wrong + [{"security_level": "none"}, {"compliance_flags": ("GDPR",)}]:
+    try:
+        forge_seal.headers(forge_seal.Principal(**fine | bad))
+    except forge_seal.SealError:
+        refused += 1
+for key in ("", "ä", "AAAA", b"1", lambda: None):
+    try:
+        forge_seal.headers(ANA, key=key)
+    except forge_seal.SealError:
+        refused += 1
+seen["refused"] = refused
 try:
     celery.chain(sig("rs.add"), sig("rs.who").set(headers=forge_seal.headers(ANA))).apply_async(**to)
 except Exception as e:
@@ -136,7 +157,8 @@ print(json.dumps(seen))
     for name in ["headers", "packed", "later", "linked", "follower"] {
         assert_eq!(seen[name], seen["expected"], "{name}");
     }
-    assert_eq!(seen["golden"], true);
+    assert_eq!((&seen["golden"], &seen["refused"]), (&json!(true), &json!(13)));
+    assert_eq!(seen["opens"], json!([true, false, false, false, false, false, false, false]), "isolation");
     assert!(seen["inside a chain"].as_str().unwrap().contains("stamp()"), "{seen}");
     assert_eq!(seen["expected"]["compliance_flags"], json!(["gdpr", "hipaa"]));
 }
