@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # Installs the real servers that tests run against; what is there already is left. Versions are pinned here and nowhere else.
 #
-#   scripts/servers.sh [redis] [celery]     all of them without a name
+#   scripts/servers.sh [redis] [celery] [llamaindex]     all of them without a name
 set -euo pipefail
 cd "$(dirname "$0")/.."
 CELERY=5.7.0
 FLOWER=2.2.0
+LLAMAINDEX=0.14.25
 
 # a package of Debian or Ubuntu
 package() {
@@ -45,10 +46,23 @@ celery() {
     echo "celery $CELERY, flower $FLOWER"
 }
 
-if [ $# -eq 0 ]; then set -- redis celery; fi
+# a Celery worker with tools of LlamaIndex, in an environment of its own
+llamaindex() {
+    local dir=target/servers/llamaindex
+    local check="import importlib.metadata as m; assert (m.version('celery'), m.version('llama-index-core')) == ('$CELERY', '$LLAMAINDEX')"
+    if ! "$dir/bin/python" -c "$check" 2>/dev/null; then
+        python3 -c "import ensurepip" 2>/dev/null || package python3-venv
+        rm -rf "$dir"
+        python3 -m venv "$dir"
+        "$dir/bin/pip" install --quiet --disable-pip-version-check "celery[redis]==$CELERY" "llama-index-core==$LLAMAINDEX"
+    fi
+    echo "llama-index-core $LLAMAINDEX, celery $CELERY"
+}
+
+if [ $# -eq 0 ]; then set -- redis celery llamaindex; fi
 for server in "$@"; do
     case $server in
-        redis | celery) "$server" ;;
+        redis | celery | llamaindex) "$server" ;;
         *) echo "no such server: $server" >&2; exit 2 ;;
     esac
 done

@@ -28,6 +28,7 @@ use serde_json::Value;
 use crate::embedded::Upkeep;
 use crate::embedded::{self, Stores};
 use crate::forge::{Beat, Parts};
+use crate::tasks::{Asked, Embed, EmbedDocument, ExecuteStage, LlamaIndexTool, Stages, stages_of};
 use crate::{BuildError, Config, Forge};
 
 /// Policies and their data; see [`forge_policy::Sources`].
@@ -41,6 +42,7 @@ pub struct ForgeBuilder {
     tools: ToolSet,
     workflows: Vec<Workflow>,
     handlers: Vec<(String, Arc<dyn TaskHandler>)>,
+    asked: Vec<Asked>,
     directory: Directory,
     principals: Option<Arc<dyn PrincipalResolver>>,
     secrets: Secrets,
@@ -63,6 +65,7 @@ impl ForgeBuilder {
             tools: ToolSet::new(),
             workflows: Vec::new(),
             handlers: Vec::new(),
+            asked: Vec::new(),
             directory: Directory::default(),
             principals: None,
             secrets: Secrets::standard(),
@@ -121,6 +124,12 @@ impl ForgeBuilder {
     pub fn probed_tool(mut self, tool: impl Probe) -> Self {
         self.tools = self.tools.probed(tool);
         self
+    }
+
+    /// Adds a tool of LlamaIndex that a Python worker has; see [`LlamaIndexTool`].
+    pub fn llamaindex_tool(mut self, tool: LlamaIndexTool) -> Self {
+        self.asked.push(tool.asked());
+        self.tool(tool)
     }
 
     /// Adds tools.
@@ -282,7 +291,13 @@ impl ForgeBuilder {
             secrets: self.secrets,
             clock: clock.clone(),
         };
+        let queue: Guarded<dyn TaskQueue> = Guarded::new(store.queue.clone(), guard.clone());
+        for asked in self.asked {
+            asked.connect(Arc::new(queue.clone()), clock.clone());
+        }
         let tools = Tools::seal(guard.clone(), env, self.tools).map_err(BuildError::new)?;
+        let mut workflows = self.workflows;
+        workflows.extend(stages_of(&workflows));
         let engine = Engine::new(
             EngineParts {
                 journal: store.journal.clone(),
@@ -301,7 +316,7 @@ impl ForgeBuilder {
                 limits: self.config.workflow,
                 observer: self.observer,
             },
-            self.workflows,
+            workflows,
         );
         let engine = engine.map_err(BuildError::new)?;
         let mut worker = Worker::new(WorkerParts {
@@ -315,6 +330,16 @@ impl ForgeBuilder {
             visibility: self.config.queue.visibility_timeout,
         })
         .steps(engine.clone());
+        let embed = Embed {
+            guard: guard.clone(),
+            blobs: Arc::new(blobs.clone()),
+            key_values: Arc::new(key_values.clone()),
+            memory: memory.clone(),
+            keyring: store.keyring.clone(),
+        };
+        let stages = Stages { engine: engine.clone(), redactor: store.redactor.clone() };
+        worker = worker.handler(&Slug::parse(EmbedDocument::NAME)?, Arc::new(embed));
+        worker = worker.handler(&Slug::parse(ExecuteStage::NAME)?, Arc::new(stages));
         for (name, handler) in handlers {
             worker = worker.handler(&name, handler);
         }
@@ -322,7 +347,6 @@ impl ForgeBuilder {
             let worker = worker.clone();
             async move { worker.run().await }
         });
-        let queue: Guarded<dyn TaskQueue> = Guarded::new(store.queue.clone(), guard.clone());
         let schedules = store.upkeep.as_ref().map(|u| Schedules::new(u.schedules.clone(), store.keyring.clone()));
         let beat = schedules.clone().map(|s| Beat::begin(Scheduler::new(s, Arc::new(queue.clone()), clock.clone())));
         let checks: Vec<(&'static str, Arc<dyn HealthCheck>)> = vec![
@@ -339,7 +363,7 @@ impl ForgeBuilder {
         ];
         Ok(Forge::new(Parts {
             clock,
-            guard: guard.clone(),
+            guard,
             tools,
             engine,
             worker,

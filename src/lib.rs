@@ -7,6 +7,7 @@ mod embedded;
 mod forge;
 mod problems;
 mod scope;
+pub mod tasks;
 #[cfg(feature = "testing")]
 pub mod testing;
 

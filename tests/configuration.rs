@@ -355,6 +355,7 @@ fn every_backend_that_is_a_feature_has_its_section_in_the_example() {
             (redis.url, redis.prefix) = ("redis://127.0.0.1:6379/0".to_owned(), "{forge}:".to_owned());
             (redis.bind, redis.routes) = ("celery=acme/mailer/service".to_owned(), "mail.send=celery".to_owned());
             redis.worker = "forge@host-1".to_owned();
+            redis.leave = "celery".to_owned();
             redis.password = Some("env:REDIS_PASSWORD".parse().unwrap());
             redis.ca_file = Some("/etc/ssl/redis-ca.pem".into());
             let expected =
@@ -518,6 +519,7 @@ fn a_queue_on_redis_says_what_does_not_fit() {
         (format!("{url}password = \"hunter2\""), "password", "is a literal; give a reference"),
         (format!("{url}bind = \"celery=acme\""), "bind", "expected queue=tenant/employee/role"),
         (format!("{url}routes = \"mail.send\""), "routes", "expected task=queue"),
+        (format!("{url}leave = \"celery\""), "leave", "expected names of `bind`"),
     ] {
         let (found, said, _) = section(&keys);
         assert_eq!(found, format!("queue.redis.{key}"), "{keys}");

@@ -6,7 +6,10 @@ use std::sync::Arc;
 
 use forge_core::keyring::{Keyring, Seal};
 use forge_core::secret::Secret;
-use forge_core::{ErrorKind, TenantId};
+use forge_core::{
+    CaseId, Digest, ErrorKind, ExecutionContext, Principal, RequestId, SealedContext, SealedFor, SecurityLevel,
+    SessionId, Slug, TenantId, UserId,
+};
 use forge_dlp::FileKeyring;
 
 const BODY: &str = "Ana, ana@example.com, pays with 4111 1111 1111 1111";
@@ -275,4 +278,40 @@ async fn many_who_make_keys_at_once_agree() {
         }
         assert!(all.windows(2).all(|w| w[0] == w[1]));
     }
+}
+
+/// `clients/python/forge_seal.py` makes the same from the same; `forge-queue/tests/interop/seal.rs` asks it to.
+#[tokio::test]
+async fn the_key_of_seals_makes_the_golden_seal_outside_too() {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../clients/python/golden/seal.json");
+    let golden: serde_json::Value = serde_json::from_slice(&std::fs::read(golden).unwrap()).unwrap();
+    let text = |path: &str| golden.pointer(path).unwrap().as_str().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let keys = FileKeyring::open(dir.path(), Some(Secret::new(text("/master_key")))).await.unwrap();
+    let (id, key) = keys.export_seal_key().unwrap();
+    assert_eq!((id.as_str(), key.expose()), (text("/key_id"), text("/seal_key")));
+    assert!(!format!("{key:?} {keys:?}").contains(text("/seal_key")));
+
+    let mut principal = Principal::employee("acme", "ana", "analyst").unwrap();
+    principal = principal.with_user(UserId::parse(text("/principal/user")).unwrap());
+    principal = principal.with_security_level(SecurityLevel::Confidential);
+    for flag in ["gdpr", "hipaa"] {
+        principal = principal.with_compliance_flag(Slug::parse(flag).unwrap());
+    }
+    let bo = Principal::employee("acme", "bo", "lawyer").unwrap();
+    let ctx = ExecutionContext::issue(bo, RequestId::parse(text("/context/request_id")).unwrap());
+    let ctx = ctx.with_case(CaseId::parse(text("/context/case_id")).unwrap());
+    let ctx = ctx.with_session(SessionId::parse(text("/context/session_id")).unwrap()).on_behalf(principal).unwrap();
+    let bound = SealedFor {
+        id: text("/task/task_id").to_owned(),
+        name: text("/task/name").to_owned(),
+        queue: text("/task/queue").to_owned(),
+        body: Digest::of(text("/task/body").as_bytes()),
+    };
+    let (issued, until) = (text("/issued").parse().unwrap(), text("/not_after").parse().unwrap());
+    let sealed = SealedContext::seal(&ctx, bound, &keys, issued, until).unwrap();
+    assert_eq!(serde_json::to_value(sealed).unwrap(), golden["sealed"]);
+
+    let after = keys.rotate_seal_key().await.unwrap();
+    assert_eq!(keys.export_seal_key().unwrap().0, after, "after a rotation it is another");
 }

@@ -77,6 +77,14 @@ impl Memory {
         self.vectors.upsert(ctx, namespace, records).await
     }
 
+    /// Forgets passages by their ids; returns how many were there.
+    ///
+    /// # Errors
+    /// `TenantMismatch`, `Unavailable`.
+    pub async fn forget(&self, ctx: &ExecutionContext, namespace: &Namespace, ids: Vec<String>) -> Result<u64> {
+        self.vectors.delete(ctx, namespace, ids).await
+    }
+
     /// Recalls by meaning and by words, best first, with the values of this tenant's tokens put back.
     ///
     /// # Errors

@@ -126,6 +126,8 @@ pub(super) static KEYS: LazyLock<Vec<Key>> = LazyLock::new(|| {
             .unset("there are none", "\"mail.send=celery\""),
         Key::new("queue.redis.worker", |c| &mut redis(c).worker, "The name under which Celery's tools and Flower see this host's worker.")
             .unset("they do not see it", "\"forge@host-1\""),
+        Key::new("queue.redis.leave", |c| &mut redis(c).leave, "Queues of `bind` that Python serves: tasks are sent there and none is taken, with commas between.")
+            .unset("all are served", "\"celery\""),
         Key::new("workflow.running", |c| &mut c.workflow.running, "Running time of one run; time in which it is parked does not count.")
             .within(SECOND, 366 * DAY),
         Key::new("workflow.lease", |c| &mut c.workflow.lease, "How long a host that stopped answering keeps a run.").within(SECOND, DAY),

@@ -31,6 +31,8 @@ pub struct RedisQueueConfig {
     pub routes: String,
     /// The name under which Celery's tools and Flower see this host's worker, `forge@host`; not seen where it is empty.
     pub worker: String,
+    /// Queues among them that are sent to and not served, because a Python worker serves them: `tools, reports`.
+    pub leave: String,
 }
 
 impl Default for RedisQueueConfig {
@@ -46,6 +48,7 @@ impl Default for RedisQueueConfig {
             bind: String::new(),
             routes: String::new(),
             worker: String::new(),
+            leave: String::new(),
         }
     }
 }
@@ -92,12 +95,20 @@ impl RedisQueueConfig {
             .collect()
     }
 
+    /// The bound queues that others serve.
+    pub fn left(&self) -> impl Iterator<Item = &str> {
+        self.leave.split(',').map(str::trim).filter(|queue| !queue.is_empty())
+    }
+
     pub(super) fn check(&self, has_master_key: bool) -> Result<()> {
         if !has_master_key {
             return Err(wrong("url", "needs `master_key`: hosts that share a queue accept each other's seals by it"));
         }
-        self.bindings()?;
+        let bound = self.bindings()?;
         self.task_routes()?;
+        if self.left().any(|queue| bound.iter().all(|(name, _)| name != queue)) {
+            return Err(wrong("leave", "expected names of `bind`, with commas between"));
+        }
         #[cfg(feature = "queue-redis")]
         self.connection()?;
         Ok(())
@@ -138,6 +149,9 @@ impl RedisQueueConfig {
         }
         for (task, queue) in self.task_routes()? {
             broker = broker.route(&task, &queue)?;
+        }
+        for queue in self.left() {
+            broker = broker.leave(queue)?;
         }
         Ok(broker)
     }

@@ -67,6 +67,20 @@ impl FileKeyring {
         .await
     }
 
+    /// The key that seals, in base64, and its id, for a program in another language that makes seals itself (`clients/python/forge_seal.py`).
+    ///
+    /// **Whoever holds it can act as anybody**: it seals any tenant, employee and role, for any queue of this host and of those with the same
+    /// master key. It opens nothing that is encrypted, and nothing else follows from it. Hand it on as you would the master key, through
+    /// a secret store, to programs of the host's operator and to no tenant. It works until it is [retired](Keyring::retire_seal_key); after a
+    /// [rotation](Keyring::rotate_seal_key) export it again. Nothing logs that it was taken: say so where your operators will look.
+    ///
+    /// # Errors
+    /// `Unavailable` if the host has no key for seals.
+    pub fn export_seal_key(&self) -> Result<(String, Secret)> {
+        let seals = self.0.seals();
+        Ok((seals.id().to_owned(), Secret::new(seals.key()?.to_base64().as_str())))
+    }
+
     async fn in_turn<T: Send + 'static>(
         &self,
         operation: &'static str,

@@ -63,12 +63,14 @@ impl SealKeys {
         ours.iter().rev().map(|(id, _)| id.clone()).collect()
     }
 
+    /// The key that seals.
+    pub(super) fn key(&self) -> Result<&Key> {
+        let current = self.keys.get(self.current).map(|(_, key)| key);
+        current.ok_or_else(|| Error::new(ErrorKind::Unavailable, "keyring.seal", "the host has no key for seals"))
+    }
+
     pub(super) fn seal(&self, bytes: &[u8]) -> Result<Seal> {
-        let (id, key) = self
-            .keys
-            .get(self.current)
-            .ok_or_else(|| Error::new(ErrorKind::Unavailable, "keyring.seal", "the host has no key for seals"))?;
-        Ok(Seal { key_id: id.clone(), mac: key.mac(bytes) })
+        Ok(Seal { key_id: self.id().to_owned(), mac: self.key()?.mac(bytes) })
     }
 
     pub(super) fn verify(&self, bytes: &[u8], seal: &Seal) -> Result<()> {

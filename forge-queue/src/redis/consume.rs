@@ -156,7 +156,7 @@ impl RedisBroker {
         let fence = fence(reserved.call, place);
         match self.leased(&taken, name, &read, fence, (now, until)) {
             Ok((lease, context)) => {
-                let (foreign, remember) = (read.sealed.is_none(), read.remembered());
+                let (foreign, remember) = (read.sealed.is_none(), read.remembered(queue));
                 let lost = lease.lost.clone();
                 let (tenant, queue, since) = (tenant.clone(), queue.clone(), shared.clock.now());
                 let held = Held {
@@ -181,10 +181,12 @@ impl RedisBroker {
         }
     }
 
-    /// Whether a task that is not open has ended before. One with an id of ours has: it was open when it was queued.
+    /// Whether a task that is not open has ended before. A sealed one with an id of ours has: it was open when it was queued.
     async fn has_ended(&self, tenant: &TenantId, read: &Read) -> Result<bool> {
-        if read.sealed.is_none() || is_ours(&read.envelope.id) {
-            return Ok(read.sealed.is_some());
+        match read.sealed {
+            Some(_) if is_ours(&read.envelope.id) => return Ok(true),
+            None if !read.is_stamped() => return Ok(false),
+            _ => {}
         }
         let mut ended = cmd("ZSCORE");
         ended.arg(self.shared.key(tenant, "ended")).arg(read.id.to_string());

@@ -1,4 +1,8 @@
 //! From a task to the message that carries it, and back to a lease.
+//!
+//! A seal is in a header and covers id, name, queue and body. Python's workers keep it when they try a task again, but the later tasks of a
+//! chain, callbacks and the body of a chord get stamps only. A seal in a stamp covers the root of the tree, the queue and the context; so it
+//! holds where a task without any would run too, as the same tenant: in a queue that is bound (`docs/adr/0019-seals-in-stamps.md`).
 
 use std::time::Duration;
 
@@ -13,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::{RedisBroker, Shared};
 use crate::celery::{Envelope, Malformed};
 
-/// The sealed context, in a header.
+/// The sealed context, in a header. Behind it, a colon and a queue it is the stamp for that queue.
 const CONTEXT: &str = "x-forge-context";
 /// Retries after the first try.
 const MAX_RETRIES: &str = "x-forge-max-retries";
@@ -41,6 +45,8 @@ pub(super) enum Refused {
     Lost,
     /// What follows it is to go to a queue that is not its tenant's.
     ForeignQueue,
+    /// Its stamp is another tenant's.
+    ForeignStamp,
 }
 
 impl Refused {
@@ -53,6 +59,7 @@ impl Refused {
             Self::Expired => "expired",
             Self::Lost => "lost",
             Self::ForeignQueue => "foreign_queue",
+            Self::ForeignStamp => ErrorKind::TenantMismatch.as_str(),
         }
     }
 
@@ -70,6 +77,9 @@ impl Refused {
             Self::Lost => e(ErrorKind::UnknownOutcome, "lease lost too often"),
             Self::ForeignQueue => {
                 e(ErrorKind::TenantMismatch, "what follows the task names a queue that is not bound to its tenant")
+            }
+            Self::ForeignStamp => {
+                e(ErrorKind::TenantMismatch, "the stamp of the task belongs to another tenant than the queue")
             }
         };
         e.with_retry(forge_core::Retryability::Never)
@@ -97,10 +107,33 @@ impl Read {
 
     /// Until when the end of the task is remembered: as long as its seal says that it holds, for an id that Forge did not give. A task whose
     /// id it gave has ended once it has no record.
-    pub(super) fn remembered(&self) -> Option<Timestamp> {
-        let sealed = self.sealed.as_ref().filter(|_| !is_ours(&self.envelope.id))?;
-        sealed.claimed_not_after()
+    pub(super) fn remembered(&self, queue: &str) -> Option<Timestamp> {
+        match &self.sealed {
+            Some(_) if is_ours(&self.envelope.id) => None,
+            Some(sealed) => sealed.claimed_not_after(),
+            None => self.stamp(queue).ok().flatten()?.claimed_not_after(),
+        }
     }
+
+    /// Whether stamps say as whom the task runs.
+    pub(super) fn is_stamped(&self) -> bool {
+        self.sealed.is_none() && self.envelope.stamps.keys().any(|key| stamped_queue(key).is_some())
+    }
+
+    /// The seal for this queue in a stamp; nothing for a task that no stamp of ours is on. One that is stamped for other queues has no
+    /// business here.
+    fn stamp(&self, queue: &str) -> Result<Option<SealedContext>, Refused> {
+        if !self.is_stamped() {
+            return Ok(None);
+        }
+        let stamps = &self.envelope.stamps;
+        let ours = stamps.iter().find(|(key, _)| stamped_queue(key) == Some(queue)).and_then(|(_, v)| v.as_str());
+        ours.and_then(|text| serde_json::from_str(text).ok()).map(Some).ok_or(Refused::BadSeal)
+    }
+}
+
+fn stamped_queue(key: &str) -> Option<&str> {
+    key.strip_prefix(CONTEXT)?.strip_prefix(':')
 }
 
 /// The id that a tenant sees; other programs' ids may be any text.
@@ -219,7 +252,24 @@ impl Shared {
         Ok(envelope)
     }
 
-    /// A message as a lease. One without a seal is sealed here, as the principal that its queue is bound to; none without a queue that is.
+    /// Whom a stamp says that a task runs as.
+    fn stamped(
+        &self,
+        tenant: &TenantId,
+        queue: &str,
+        envelope: &Envelope,
+        stamp: &SealedContext,
+        now: Timestamp,
+    ) -> Result<ExecutionContext, Refused> {
+        // no task has such an id: what is sealed for a stamp is none in a header
+        let id = format!("root:{}", envelope.root_id.as_deref().unwrap_or_default());
+        let bound = SealedFor { id, name: "*".to_owned(), queue: queue.to_owned(), body: Digest::of(b"") };
+        let ctx = stamp.open(&bound, self.keyring.as_ref(), now).map_err(|_| Refused::BadSeal)?;
+        if ctx.tenant() == tenant { Ok(ctx) } else { Err(Refused::ForeignStamp) }
+    }
+
+    /// A message as a lease. One without a seal is sealed here, as whom its stamp names or the principal that its queue is bound to; none
+    /// without a queue that is.
     pub(super) fn to_lease(
         &self,
         tenant: &TenantId,
@@ -234,8 +284,13 @@ impl Shared {
             (Some(sealed), _) => sealed.clone(),
             (None, None) => return Err(Refused::Unsealed),
             (None, Some(principal)) => {
-                let request = RequestId::derived(&[b"celery", read.envelope.id.as_bytes()]);
-                let ctx = ExecutionContext::issue(principal.clone(), request);
+                let ctx = match read.stamp(queue)? {
+                    Some(stamp) => self.stamped(tenant, queue, &read.envelope, &stamp, now)?,
+                    None => {
+                        let request = RequestId::derived(&[b"celery", read.envelope.id.as_bytes()]);
+                        ExecutionContext::issue(principal.clone(), request)
+                    }
+                };
                 let bound =
                     SealedFor { id: read.id.to_string(), name: name.to_string(), queue: queue.to_owned(), body };
                 let not_after = now.after(Duration::from_secs(366 * 24 * 3600));

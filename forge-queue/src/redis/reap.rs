@@ -134,7 +134,9 @@ impl RedisBroker {
     pub(super) async fn quarantine(&self, taken: &Taken<'_>, refused: Refused, read: Option<&Read>) -> Result<()> {
         let (shared, tenant) = (&self.shared, taken.tenant);
         // what is no task of its own must not change the record of one: its letter has an id of its own
-        let own = read.filter(|_| !matches!(refused, Refused::Replayed | Refused::Unsealed | Refused::BadSeal));
+        let own = read.filter(|_| {
+            !matches!(refused, Refused::Replayed | Refused::Unsealed | Refused::BadSeal | Refused::ForeignStamp)
+        });
         let digest = || TaskId::derived(&[b"letter", tenant.as_str().as_bytes(), taken.tag.as_bytes(), taken.message]);
         let id = own.map_or_else(digest, |r| r.id);
         let envelope = read.map(|r| &r.envelope);
@@ -153,7 +155,7 @@ impl RedisBroker {
         };
         let letter = shared.letter(&given, shared.clock.now()).await?;
         let mut settlement = taken.settlement(id, String::new(), Then::Dead { id, letter });
-        settlement.remember = own.and_then(Read::remembered);
+        settlement.remember = own.and_then(|r| r.remembered(taken.queue));
         if let (Some(read), Some(state)) = (own, ended(refused, &error)) {
             settlement.result = (read.envelope.ignore_result != Some(true))
                 .then(|| shared.result(tenant, read.envelope.id.clone(), state.clone()));

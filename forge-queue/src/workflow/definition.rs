@@ -1,6 +1,6 @@
 //! What a workflow is: data that reads like its description.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use forge_core::guard::Tries;
 use forge_core::{Digest, EmployeeId, Error, ErrorKind, Result, Slug};
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{Outputs, StepContext};
@@ -20,12 +20,14 @@ pub struct Workflow {
     pub(super) name: String,
     pub(super) version: u32,
     pub(super) stages: Vec<Stage>,
+    /// Its input has the answers of steps that it does not have itself.
+    alone: bool,
 }
 
 impl Workflow {
     /// A workflow without stages. Raise the version when steps change their meaning.
     pub fn new(name: impl Into<String>, version: u32) -> Self {
-        Self { name: name.into(), version, stages: Vec::new() }
+        Self { name: name.into(), version, stages: Vec::new(), alone: false }
     }
 
     /// Adds the next stage.
@@ -33,6 +35,46 @@ impl Workflow {
     pub fn stage(mut self, stage: Stage) -> Self {
         self.stages.push(stage);
         self
+    }
+
+    /// One of its stages as a workflow of its own, named `<workflow>.<stage>`; nothing if there is no such stage. Its input is
+    /// `{"input": …, "outputs": {step: answer}}`: the whole's input, and the answers of earlier steps that its own steps read. All its steps run
+    /// inline; those that do not say how often to try are tried as `tries` says.
+    #[must_use]
+    pub fn only(&self, stage: &str, tries: Tries) -> Option<Self> {
+        let mut stage = self.stages.iter().find(|s| s.name == stage)?.clone();
+        for step in &mut stage.steps {
+            step.mode = Mode::Inline;
+            if step.tries == Tries::default() {
+                step.tries = tries;
+            }
+        }
+        let name = format!("{}.{}", self.name, stage.name);
+        Some(Self { name, version: self.version, stages: vec![stage], alone: true })
+    }
+
+    /// The names of its stages, in order.
+    pub fn stages(&self) -> impl Iterator<Item = &str> {
+        self.stages.iter().map(|stage| stage.name.as_str())
+    }
+
+    /// What its first step may read.
+    pub(super) fn outputs(&self, input: Value) -> Result<Outputs> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Alone {
+            input: Value,
+            outputs: BTreeMap<String, Value>,
+        }
+        if !self.alone {
+            return Ok(Outputs::new(input));
+        }
+        let alone = Alone::deserialize(input).map_err(|_| {
+            Error::invalid("workflow.input", "the input of a stage alone is an object with `input` and `outputs`")
+        })?;
+        let mut outputs = Outputs::new(alone.input);
+        alone.outputs.into_iter().for_each(|(step, answer)| outputs.insert(&step, answer));
+        Ok(outputs)
     }
 
     /// The name.

@@ -160,7 +160,7 @@ impl Driving<'_> {
         self.may_go_on(ctx).await?;
         let definition = shared.definition(&self.record)?;
         let (tenant, run) = (self.claim.tenant.clone(), self.claim.run);
-        let mut outputs = Outputs::new(shared.decrypt(&tenant, run, "input", &self.record.run.input)?);
+        let mut outputs = definition.outputs(shared.decrypt(&tenant, run, "input", &self.record.run.input)?)?;
         let done = shared.parts.journal.steps(&tenant, run).await?;
         for stage in &definition.stages {
             // to enter a stage may take its time

@@ -12,7 +12,6 @@ use forge_core::{Error, ErrorKind, ExecutionContext, OperationKey, Result, RunId
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::Outputs;
 use super::definition::path;
 use super::engine::Engine;
 use super::perform::perform;
@@ -130,7 +129,7 @@ impl TaskHandler for StepHandler {
         let claim = Claim { tenant: tenant.clone(), run: task.run, fence: task.fence };
         let record = journal.run(tenant, task.run).await?;
         let definition = shared.definition(&record)?;
-        let mut outputs = Outputs::new(shared.decrypt(tenant, task.run, "input", &record.run.input)?);
+        let mut outputs = definition.outputs(shared.decrypt(tenant, task.run, "input", &record.run.input)?)?;
         let mut current = false;
         for row in journal.steps(tenant, task.run).await? {
             current |= row.path == task.path && row.attempt == task.attempt && row.state == StepState::Running;

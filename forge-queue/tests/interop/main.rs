@@ -5,5 +5,6 @@ mod canvas;
 mod crash;
 mod crossing;
 mod poison;
+mod seal;
 mod whose;
 mod world;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use forge_core::error::ErrorReport;
 use forge_core::fake::FakeKeyring;
+use forge_core::keyring::Keyring;
 use forge_core::queue::{Broker, Lease, LeaseRequest, Nack};
 use forge_core::secret::Secrets;
 use forge_core::{Clock, Error, ErrorKind, ExecutionContext, Principal, SealedFor, Slug, SystemClock};
@@ -19,9 +20,10 @@ use tokio_util::task::AbortOnDropHandle;
 pub(crate) const PREFIX: &str = "{t}:";
 
 /// What Rust serves.
-const NAMES: [&str; 8] = ["rs.add", "rs.tsum", "rs.echo", "rs.fail", "rs.flaky", "rs.whoami", "both.add", "both.slow"];
+const NAMES: [&str; 9] =
+    ["rs.add", "rs.tsum", "rs.echo", "rs.fail", "rs.flaky", "rs.whoami", "rs.who", "both.add", "both.slow"];
 /// What Python serves.
-const THEIRS: [&str; 5] = ["py.add", "py.tsum", "py.fail", "py.errback", "py.asks"];
+const THEIRS: [&str; 7] = ["py.add", "py.tsum", "py.fail", "py.errback", "py.asks", "py.pass", "py.forward"];
 
 pub(crate) struct World {
     pub(crate) server: RedisServer,
@@ -43,18 +45,26 @@ pub(crate) fn context(tenant: &str) -> ExecutionContext {
 
 impl World {
     pub(crate) fn new() -> Self {
+        Self::with_keyring(Arc::new(FakeKeyring))
+    }
+
+    pub(crate) fn with_keyring(keyring: Arc<dyn Keyring>) -> Self {
         let server = RedisServer::start();
-        let broker = Self::connect(&server, &Options::default());
+        let broker = Self::connect_with(&server, &Options::default(), keyring);
         Self { server, broker, dir: tempfile::tempdir().unwrap() }
     }
 
     /// A broker as another process has it: tasks of Python's names go to Python's queue, and are left there.
     pub(crate) fn connect(server: &RedisServer, options: &Options) -> RedisBroker {
+        Self::connect_with(server, options, Arc::new(FakeKeyring))
+    }
+
+    fn connect_with(server: &RedisServer, options: &Options, keyring: Arc<dyn Keyring>) -> RedisBroker {
         let mut config: RedisConfig = server.url().parse().unwrap();
         config.timeout = Duration::from_secs(5);
         let clock = Arc::new(SystemClock);
         let redis = Redis::new(config.with_prefix(PREFIX), Secrets::standard(), clock.clone()).unwrap();
-        let mut broker = RedisBroker::new(redis, Arc::new(FakeKeyring), clock).with_options(options.clone());
+        let mut broker = RedisBroker::new(redis, keyring, clock).with_options(options.clone());
         for queue in ["pyq", "rsq", "both"] {
             broker = broker.bind(queue, program("acme")).unwrap();
         }
@@ -80,6 +90,11 @@ impl World {
     /// One that takes back what others held for a second.
     pub(crate) fn impatient(&self, queues: &str) -> Process {
         self.start("impatient.py", queues)
+    }
+
+    /// One that has the host's key of seals.
+    pub(crate) fn sealing(&self, queues: &str) -> Process {
+        self.start("sealed.py", queues)
     }
 
     fn start(&self, app: &str, queues: &str) -> Process {

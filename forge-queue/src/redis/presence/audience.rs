@@ -143,7 +143,9 @@ impl Presences {
                 exception: "WorkerLostError('lease lost too often')".to_owned(),
                 traceback: None,
             }),
-            Refused::Unsealed | Refused::ForeignQueue => Some(TaskEventKind::Rejected { requeue: false }),
+            Refused::Unsealed | Refused::ForeignQueue | Refused::ForeignStamp => {
+                Some(TaskEventKind::Rejected { requeue: false })
+            }
             // of a replay, the task whose id it has is not to blame; the others have no id
             Refused::Replayed | Refused::Malformed(_) | Refused::BadSeal => None,
         };

@@ -16,9 +16,7 @@ impl Celery {
     /// # Panics
     /// If it is not there: run `scripts/servers.sh celery`.
     pub fn interpreter() -> PathBuf {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().find(|d| d.join("scripts/servers.sh").is_file());
-        let python = root.map(|r| r.join("target/servers/celery/bin/python")).filter(|p| p.is_file());
-        python.expect("Celery is not there: run scripts/servers.sh celery")
+        python_of("celery")
     }
 
     /// Starts a worker of the application in `app` (a `.py` file) and waits until it is ready.
@@ -26,7 +24,19 @@ impl Celery {
     /// # Panics
     /// If it is not within 30 seconds.
     pub fn worker(app: &Path, url: &str, queues: &str, log: &Path, extra: &[&str]) -> Process {
-        let mut command = Self::set_up(Command::new(Self::interpreter()), app, url);
+        Self::worker_of("celery", app, url, queues, log, extra)
+    }
+
+    /// [`worker`](Self::worker), where LlamaIndex is too.
+    ///
+    /// # Panics
+    /// If it is not there, or not ready within 30 seconds: run `scripts/servers.sh llamaindex`.
+    pub fn llamaindex_worker(app: &Path, url: &str, queues: &str, log: &Path, extra: &[&str]) -> Process {
+        Self::worker_of("llamaindex", app, url, queues, log, extra)
+    }
+
+    fn worker_of(server: &str, app: &Path, url: &str, queues: &str, log: &Path, extra: &[&str]) -> Process {
+        let mut command = Self::set_up(Command::new(python_of(server)), app, url);
         command.args(["-m", "celery", "-A", &module(app), "worker", "-Q", queues, "-l", "INFO"]).args(extra);
         let process = Process::start(command, log);
         until("the worker", &process, || process.log().contains(" ready."));
@@ -45,6 +55,12 @@ impl Celery {
         command.env("PYTHONDONTWRITEBYTECODE", "1");
         command
     }
+}
+
+fn python_of(server: &str) -> PathBuf {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().find(|d| d.join("scripts/servers.sh").is_file());
+    let python = root.map(|r| r.join(format!("target/servers/{server}/bin/python"))).filter(|p| p.is_file());
+    python.unwrap_or_else(|| panic!("{server} is not there: run scripts/servers.sh {server}"))
 }
 
 pub(super) fn module(app: &Path) -> String {
