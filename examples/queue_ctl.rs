@@ -6,7 +6,7 @@
 //! cargo run --features queue-redis --example queue_ctl -- --config forge.toml --tenant acme --as pat/operator replay ID
 //! ```
 
-#![allow(clippy::print_stdout, reason = "a command-line program")]
+#![allow(clippy::print_stdout, clippy::future_not_send, reason = "a command-line program")]
 
 use std::path::PathBuf;
 use std::sync::Arc;
