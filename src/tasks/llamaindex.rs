@@ -38,7 +38,9 @@ pub struct LlamaIndexTool {
 
 /// The queue of the host, known once it is assembled.
 #[derive(Clone, Default)]
-pub(crate) struct Asked(Arc<OnceLock<(Arc<dyn TaskQueue>, Arc<dyn Clock>)>>);
+pub(crate) struct Asked(Arc<OnceLock<Host>>);
+
+type Host = (Arc<dyn TaskQueue>, Arc<dyn Clock>);
 
 impl Asked {
     pub(crate) fn connect(&self, queue: Arc<dyn TaskQueue>, clock: Arc<dyn Clock>) {
