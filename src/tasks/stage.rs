@@ -56,7 +56,8 @@ impl ExecuteStage {
         self
     }
 
-    /// The task. Its 5 retries are for workers that are lost; the journal retries what fails as often.
+    /// The task. Its 5 retries are for workers that are lost; the journal retries what fails as often. The circuit of a tool may open before:
+    /// by default after its fifth failure, and then the last try does not reach it.
     ///
     /// # Errors
     /// `InvalidInput` if it does not serialise.
