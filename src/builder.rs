@@ -404,7 +404,7 @@ async fn on_redis(
         let mut upkeep = Upkeep::of(broker.clone());
         if !redis.worker.is_empty() {
             let options = forge_queue::redis::presence::PresenceOptions::new(&redis.worker);
-            upkeep.keep = Some(Arc::new(broker.present(options)?));
+            upkeep._presence = Some(Arc::new(broker.present(options)?));
         }
         (store.queue, store.broker, store.upkeep) = (broker.clone(), broker, Some(upkeep));
     }

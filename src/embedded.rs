@@ -55,13 +55,13 @@ pub(crate) struct Upkeep {
     pub(crate) letters: Arc<dyn DeadLetters>,
     pub(crate) control: Arc<dyn QueueControl>,
     pub(crate) schedules: Arc<dyn ScheduleStore>,
-    /// What lives as long as the host, such as its place among the workers of Celery.
-    pub(crate) keep: Option<Arc<dyn Send + Sync>>,
+    /// Its place among the workers of Celery, for as long as the host lives.
+    pub(crate) _presence: Option<Arc<dyn Send + Sync>>,
 }
 
 impl Upkeep {
     pub(crate) fn of(store: Arc<impl DeadLetters + QueueControl + ScheduleStore>) -> Self {
-        Self { letters: store.clone(), control: store.clone(), schedules: store, keep: None }
+        Self { letters: store.clone(), control: store.clone(), schedules: store, _presence: None }
     }
 }
 

@@ -97,6 +97,7 @@ pub struct TenantQueue {
     pub limits: QueueLimits,
 }
 
+#[cfg(any(feature = "redis", feature = "sqlite"))]
 impl TenantQueue {
     pub(crate) fn new(tenant: TenantId, depth: QueueDepth, paused: bool, limits: QueueLimits) -> Self {
         Self { tenant, depth, paused, limits }

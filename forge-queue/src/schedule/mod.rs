@@ -54,6 +54,7 @@ use serde::{Deserialize, Serialize};
 pub use manage::Schedules;
 pub use recurrence::{Cron, Recurrence};
 pub use run::Scheduler;
+#[cfg(any(feature = "redis", feature = "sqlite"))]
 pub(crate) use store::readable;
 pub use store::{Due, ScheduleStore, StoredSchedule};
 

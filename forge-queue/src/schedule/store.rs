@@ -39,6 +39,7 @@ pub struct Due {
 }
 
 /// The rows that parse: a damaged one does not keep the others from being served.
+#[cfg(any(feature = "redis", feature = "sqlite"))]
 pub(crate) fn readable(rows: impl Iterator<Item = Result<StoredSchedule>>) -> Vec<StoredSchedule> {
     rows.filter_map(|row| row.inspect_err(|e| tracing::error!(error = %e, "a schedule cannot be read")).ok()).collect()
 }

@@ -74,8 +74,11 @@ async fn every_key_is_below_the_prefix() {
     assert!(keys.lines().count() > 5 && keys.lines().all(|k| k.starts_with(PREFIX)), "{keys}");
 }
 
-/// When each command came, and each of its options that came later. The queue says that Redis 6.2 is enough.
-const SINCE: [(&str, &str, &[(&str, &str)]); 45] = [
+/// A command, when it came, and each of its options with when that came.
+type Since = (&'static str, &'static str, &'static [(&'static str, &'static str)]);
+
+/// The queue says that Redis 6.2 is enough.
+const SINCE: [Since; 45] = [
     ("CLIENT", "6.0", &[("TRACKING", "6.0"), ("ON", "6.0"), ("SETINFO", "7.2")]),
     ("DEL", "1.0", &[]),
     ("ECHO", "1.0", &[]),
