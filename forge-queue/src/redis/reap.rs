@@ -23,11 +23,12 @@ pub(super) const NO_ROOM: Duration = Duration::from_millis(500);
 /// 64 bytes: of shorter ones Redis makes lists that it searches from the front. Those that begin with `k` lie where kombu keeps its own.
 pub(super) fn tag(shared_with_kombu: bool, call: u64, place: u8, tenant: &str, id: &str, who: &str) -> String {
     let kind = if shared_with_kombu { 'k' } else { 'f' };
-    format!("{kind}:{call}.{}:{tenant}:{id}:{who}", char::from(FIRST_PLACE.saturating_add(place)))
+    let place = PLACES.get(usize::from(place)).copied().unwrap_or(b'?');
+    format!("{kind}:{call}.{}:{tenant}:{id}:{who}", char::from(place))
 }
 
-/// The place in a call as a character, as the script writes it.
-const FIRST_PLACE: u8 = 48;
+/// The place in a call as a character, as the script writes it; none stands between the parts of a tag.
+const PLACES: &[u8; super::BATCH] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
 
 /// The fence of a lease.
 pub(super) fn fence(call: u64, place: u8) -> u64 {
@@ -209,10 +210,12 @@ mod tests {
     #[test]
     fn a_tag_says_whose_the_lease_is() {
         let id = "1db5982d-e505-425a-b8b6-d5ce35897a4c";
-        let (tenant, field) = parse_tag(&tag(false, 7, 63, "acme", id, "0f")).unwrap();
-        assert_eq!((tenant.as_str(), field.as_str()), ("acme", id));
+        for place in 0..64 {
+            let (tenant, field) = parse_tag(&tag(false, 7, place, "acme", id, "0f")).unwrap();
+            assert_eq!((tenant.as_str(), field.as_str()), ("acme", id), "place {place}");
+        }
         let foreign = tag(true, 7, 0, "acme", "-", "0f");
-        assert_eq!((foreign.as_str(), parse_tag(&foreign).unwrap().1), ("k:7.0:acme:-:0f", foreign.clone()));
+        assert_eq!((foreign.as_str(), parse_tag(&foreign).unwrap().1), ("k:7.A:acme:-:0f", foreign.clone()));
         for other in ["", id, "f:7.0:ACME:-:0", "f:7.0:acme", "f:7.0:acme:-"] {
             assert!(parse_tag(other).is_none(), "{other}");
         }

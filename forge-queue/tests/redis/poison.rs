@@ -77,6 +77,26 @@ async fn lease_now(w: &World) -> Vec<forge_core::queue::Lease> {
     panic!("nothing came");
 }
 
+/// Each of a whole batch, whatever its place in it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_tasks_of_a_worker_that_died_come_again() {
+    let w = World::new();
+    for n in 0..64 {
+        w.broker.enqueue(&ctx("acme"), index(n)).await.unwrap();
+    }
+    let first = w.lease(64).await;
+    assert_eq!(first.len(), 64);
+    w.clock.advance(crate::world::VISIBILITY + Duration::from_secs(1));
+    let (mut again, other) = (Vec::new(), crate::world::broker(&w.server, w.clock.clone()));
+    while again.len() < 64 {
+        let leases = crate::world::lease(&other, 64).await;
+        assert!(!leases.is_empty(), "{} of 64 came again", again.len());
+        again.extend(leases.into_iter().map(|l| (l.attempt, l.payload.as_i64().unwrap())));
+    }
+    again.sort_unstable();
+    assert_eq!(again, (0..64).map(|n| (2, n)).collect::<Vec<_>>());
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_unsealed_message_runs_only_where_its_queue_is_bound_and_as_its_principal() {
     let w = World::bound();

@@ -92,6 +92,9 @@ local function closed(tenant, ids)
   return found
 end
 
+-- a character for each task of a call, none of which stands between the parts of a tag
+local PLACES = 'ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_'
+
 local function record(tenant, queue, messages)
   local kind = shared[queue] and 'k:' or 'f:'
   local run = runs[tenant] or {}
@@ -103,8 +106,8 @@ local function record(tenant, queue, messages)
     local id = message:match('^{"forge": "(%x+%-%x+%-%x+%-%x+%-%x+)", "body": "') or '-'
     ids[i] = id
     -- the same task may be there twice
-    local tag = first .. string.char(48 + taken) .. rest .. id .. who
     taken = taken + 1
+    local tag = first .. PLACES:sub(taken, taken) .. rest .. id .. who
     if shared[queue] then
       unacked[#unacked + 1] = tag
       unacked[#unacked + 1] = '[' .. message .. ', "", "' .. queue .. '"]'
