@@ -118,13 +118,13 @@ async fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
     }
     let bind: Vec<String> =
         args.queues.split(',').map(|queue| format!("{queue}={}/celery/service", args.tenant)).collect();
+    let prefix = if args.prefix.is_empty() { String::new() } else { format!("prefix = {:?}\n", args.prefix) };
     let config = Config::parse(&format!(
-        "data_dir = {:?}\nmaster_key = {:?}\n[queue]\nconcurrency = {}\n[queue.redis]\nurl = {:?}\nprefix = {:?}\nbind = {:?}\nworker = {:?}\n",
+        "data_dir = {:?}\nmaster_key = {:?}\n[queue]\nconcurrency = {}\n[queue.redis]\nurl = {:?}\n{prefix}bind = {:?}\nworker = {:?}\n",
         args.data_dir,
         format!("file:{}", master.display()),
         args.concurrency,
         args.redis,
-        args.prefix,
         bind.join(", "),
         args.name,
     ))?;

@@ -321,7 +321,10 @@ def _task_id(tenant: str, task_id: str) -> str:
     """The id that Forge knows a task by: Celery's own, or one derived from what is no UUID."""
     if _UUID.fullmatch(task_id):
         return task_id
-    return str(uuid.UUID(bytes=_digest_of_parts(b"celery", tenant.encode(), task_id.encode())[:16]))
+    derived = bytearray(_digest_of_parts(b"celery", tenant.encode(), task_id.encode())[:16])
+    # UUIDv8, so that it is never taken for an id that Forge gave
+    derived[6], derived[8] = derived[6] & 0x0F | 0x80, derived[8] & 0x3F | 0x80
+    return str(uuid.UUID(bytes=bytes(derived)))
 
 
 def _digest_of_parts(*parts: bytes) -> bytes:

@@ -12,7 +12,7 @@ use crate::place::{Place, ctx, name, until};
 #[tokio::test]
 async fn what_too_few_replicas_have_is_not_promised() {
     let (master, replica) = (RedisServer::start(), RedisServer::start());
-    let broker = Place { replicas: Some((1, 200)), ..Place::at(master.url()) }.broker();
+    let broker = Place { replicas: Some((1, 600)), ..Place::at(master.url()) }.broker();
     let acme = ctx("acme");
     let send = async || broker.enqueue(&acme, NewTask::new(name(), json!(1))).await;
     let alone = send().await.unwrap_err();

@@ -151,7 +151,7 @@ async fn a_failover_loses_nothing_that_was_waited_for() {
     failovers(None, false).await.print("failover, nobody waited for");
     failovers(None, true).await.print("failover, nobody waited for, the replica cut off for 300 ms before");
     for cut_off in [false, true] {
-        let waited = failovers(Some((1, 400)), cut_off).await;
+        let waited = failovers(Some((1, 600)), cut_off).await;
         waited.print(if cut_off {
             "failover, a replica waited for, cut off before"
         } else {

@@ -309,7 +309,7 @@ async fn tenant_and_compliance_survive_rust_to_redis_to_python_to_rust() {
     let flag = |f| Slug::parse(f).unwrap();
     let ana = ExecutionContext::issue(Principal::employee("acme", "ana", "analyst").unwrap(), RequestId::fixed(7));
     let ana = ana.with_case(CaseId::parse("Case-7").unwrap()).with_session(SessionId::parse("s.1").unwrap());
-    let bo = Principal::employee("acme", "bo", "lawyer").unwrap().with_user(UserId::parse("Bo@acme.example").unwrap());
+    let bo = Principal::employee("acme", "bo", "lawyer").unwrap().with_user(UserId::parse("Bo.1").unwrap());
     let bo = bo.with_security_level(SecurityLevel::Restricted);
     let ctx = ana.on_behalf(bo.with_compliance_flag(flag("hipaa")).with_compliance_flag(flag("gdpr"))).unwrap();
     let _rust = w.serve();

@@ -60,6 +60,11 @@ impl SentinelsBuilder {
             let process = replica.process().expect("it was started");
             until("the replica", process, || replica.cli(&["INFO", "replication"]).contains("master_link_status:up"));
         }
+        // a replica that has the data is told of what comes after it only once it has said so
+        let process = servers[0].process().expect("it was started");
+        until("the replicas", process, || {
+            servers[0].cli(&["INFO", "replication"]).matches("state=online").count() == self.replicas
+        });
         let dir = tempfile::tempdir().expect("a directory can be made");
         let sentinels = (0..3).map(|_| sentinel(dir.path(), master, self.down_after)).collect();
         let started = Sentinels { sentinels, servers, _dir: dir };
