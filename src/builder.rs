@@ -349,9 +349,8 @@ impl ForgeBuilder {
         });
         let schedules = store.upkeep.as_ref().map(|u| Schedules::new(u.schedules.clone(), store.keyring.clone()));
         let beat = schedules.clone().map(|s| Beat::begin(Scheduler::new(s, Arc::new(queue.clone()), clock.clone())));
-        let checks: Vec<(&'static str, Arc<dyn HealthCheck>)> = vec![
-            ("queue", store.queue.clone()),
-            ("journal", store.journal),
+        let mut checks: Vec<(&'static str, Arc<dyn HealthCheck>)> = vec![
+            ("queue", store.journal),
             ("ledger", store.ledger.clone()),
             ("quota", store.quota),
             ("audit", store.audit.clone()),
@@ -361,6 +360,8 @@ impl ForgeBuilder {
             ("embedder", Arc::new(embedder)),
             ("models", Arc::new(models.clone())),
         ];
+        // where the journal's store is not the queue's
+        checks.extend(store.upkeep.as_ref().and_then(|u| u.check.clone()).map(|check| ("redis", check)));
         Ok(Forge::new(Parts {
             clock,
             guard,
@@ -402,6 +403,7 @@ async fn on_redis(
         broker.verify().await?;
         let broker = Arc::new(broker);
         let mut upkeep = Upkeep::of(broker.clone());
+        upkeep.check = Some(broker.clone());
         if !redis.worker.is_empty() {
             let options = forge_queue::redis::presence::PresenceOptions::new(&redis.worker);
             upkeep._presence = Some(Arc::new(broker.present(options)?));

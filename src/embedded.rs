@@ -14,7 +14,7 @@ use forge_core::redact::Redactor;
 use forge_core::secret::Secrets;
 use forge_core::usage::{Quota, UsageLedger};
 use forge_core::vector::VectorStore;
-use forge_core::{Clock, Error, ErrorKind, Result, RunId};
+use forge_core::{Clock, Error, ErrorKind, HealthCheck, Result, RunId};
 use forge_dlp::{FileKeyring, StandardRedactor};
 use forge_memory::EmbeddedVectors;
 use forge_metering::{SqliteLedger, SqliteQuota};
@@ -55,13 +55,15 @@ pub(crate) struct Upkeep {
     pub(crate) letters: Arc<dyn DeadLetters>,
     pub(crate) control: Arc<dyn QueueControl>,
     pub(crate) schedules: Arc<dyn ScheduleStore>,
+    /// Its health, where it is not the journal's store.
+    pub(crate) check: Option<Arc<dyn HealthCheck>>,
     /// Its place among the workers of Celery, for as long as the host lives.
     pub(crate) _presence: Option<Arc<dyn Send + Sync>>,
 }
 
 impl Upkeep {
     pub(crate) fn of(store: Arc<impl DeadLetters + QueueControl + ScheduleStore>) -> Self {
-        Self { letters: store.clone(), control: store.clone(), schedules: store, _presence: None }
+        Self { letters: store.clone(), control: store.clone(), schedules: store, check: None, _presence: None }
     }
 }
 
