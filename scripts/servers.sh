@@ -33,29 +33,27 @@ redis() {
     echo "redis ${version#v=}"
 }
 
+# an environment of Python of its own, made again where `check` says that it is not what it has to be: NAME CHECK PACKAGE...
+environment() {
+    local dir=target/servers/$1 check=$2
+    shift 2
+    if "$dir/bin/python" -c "import importlib.metadata as m; assert $check" 2>/dev/null; then return; fi
+    # Debian keeps half of venv in a package of its own
+    python3 -c "import ensurepip" 2>/dev/null || package python3-venv
+    rm -rf "$dir"
+    python3 -m venv "$dir"
+    "$dir/bin/pip" install --quiet --disable-pip-version-check "$@"
+}
+
 celery() {
-    local dir=target/servers/celery
-    local check="import celery, importlib.metadata as m; assert (celery.__version__, m.version('flower')) == ('$CELERY', '$FLOWER')"
-    if ! "$dir/bin/python" -c "$check" 2>/dev/null; then
-        # Debian keeps half of venv in a package of its own
-        python3 -c "import ensurepip" 2>/dev/null || package python3-venv
-        rm -rf "$dir"
-        python3 -m venv "$dir"
-        "$dir/bin/pip" install --quiet --disable-pip-version-check "celery[redis]==$CELERY" "flower==$FLOWER"
-    fi
+    environment celery "(m.version('celery'), m.version('flower')) == ('$CELERY', '$FLOWER')" "celery[redis]==$CELERY" "flower==$FLOWER"
     echo "celery $CELERY, flower $FLOWER"
 }
 
-# a Celery worker with tools of LlamaIndex, in an environment of its own
+# a Celery worker with tools of LlamaIndex
 llamaindex() {
-    local dir=target/servers/llamaindex
-    local check="import importlib.metadata as m; assert (m.version('celery'), m.version('llama-index-core')) == ('$CELERY', '$LLAMAINDEX')"
-    if ! "$dir/bin/python" -c "$check" 2>/dev/null; then
-        python3 -c "import ensurepip" 2>/dev/null || package python3-venv
-        rm -rf "$dir"
-        python3 -m venv "$dir"
-        "$dir/bin/pip" install --quiet --disable-pip-version-check "celery[redis]==$CELERY" "llama-index-core==$LLAMAINDEX"
-    fi
+    environment llamaindex "(m.version('celery'), m.version('llama-index-core')) == ('$CELERY', '$LLAMAINDEX')" \
+        "celery[redis]==$CELERY" "llama-index-core==$LLAMAINDEX"
     echo "llama-index-core $LLAMAINDEX, celery $CELERY"
 }
 
